@@ -1,0 +1,265 @@
+"""What agent and workers say to each other over the node's Unix socket.
+
+Frames are a 4-byte big-endian length followed by one msgpack message (a struct with its type in
+the field ``type``).  The conversation:
+
+* a worker connects and says :class:`Hello`;
+* the agent answers with a full load, one or more :class:`Delta` slices with ``full`` set, and from
+  then on sends incremental deltas and, about every second while the database answers, a
+  :class:`Lease`;
+* the worker says :class:`Applied` once it serves from a generation and no request begun under an
+  older one is unanswered, and :class:`Goodbye` when it stops in good order.
+
+Messages are handled strictly in the order in which they were sent, so a lease that follows a delta
+vouches for it.  A connection that ends is made again by the worker, which says Hello with the
+generation that it holds; the agent may then send only what changed since, or everything.
+
+Key material and secrets pass through here in clear: the socket is 0600 in a 0700 folder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+"""Raised when a worker of one release could misread an agent of another."""
+
+MAX_FRAME_BYTES = 4 * 1024 * 1024
+"""A longer frame is refused unread: the peer is broken or not ours."""
+
+MAX_SLICE_RECORDS = 128
+"""Most records in one delta, so that decoding a frame takes a worker well under a millisecond."""
+
+KeyState = Literal["ENABLED", "DISABLED", "PENDING_DELETION", "DESTROYED"]
+KeyUse = Literal["ENCRYPT", "DECRYPT"]
+
+
+class FrameError(Exception):
+    """The peer sent something that is not a frame of this protocol; the connection must end."""
+
+
+class CredentialRecord(msgspec.Struct, frozen=True):
+    """One live XKS proxy credential.
+
+    ``access_key_id`` is 20 to 30 of A-Z2-7; ``secret`` is the raw secret access key, its ASCII
+    characters as bytes.
+    """
+
+    access_key_id: str
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"CredentialRecord(access_key_id={self.access_key_id!r}, secret=***)"
+
+
+class StoreRecord(msgspec.Struct, frozen=True):
+    """One external key store as the data plane sees it.
+
+    ``path_prefix`` is "" or "/a/b" (leading slash, none trailing).  Several stores may share the
+    prefix "": the access key id then tells them apart, so it is unique among all live credentials.
+    ``blocked`` is true when the store or its vault is blocked.  ``health_key_id`` is the external
+    key id of the store's health-check key.  ``allowed_regions`` empty means any.
+    ``max_staleness_s`` (seconds), when not None, replaces the lease's own ``valid_for_s``.
+    """
+
+    id: str
+    path_prefix: str
+    blocked: bool
+    credentials: list[CredentialRecord]
+    health_key_id: str | None = None
+    allowed_regions: list[str] = msgspec.field(default_factory=list)
+    max_staleness_s: float | None = None
+
+
+class VersionRecord(msgspec.Struct, frozen=True):
+    """One version of a key: ``number`` from 1 to 2**32 - 1, ``material`` 32 bytes of AES-256 key."""
+
+    number: int
+    material: bytes
+
+    def __repr__(self) -> str:
+        return f"VersionRecord(number={self.number}, material=***)"
+
+
+class KeyRecord(msgspec.Struct, frozen=True):
+    """One external key, every version of it that may still be needed to decrypt.
+
+    Versions of disabled and blocked keys are sent too (the state decides); a DESTROYED key has
+    none, and stays known so that its id is answered with 404 and never used again.
+    """
+
+    id: str
+    store_id: str
+    external_key_id: str
+    state: KeyState
+    blocked: bool
+    uses: list[KeyUse]
+    current_version: int
+    versions: list[VersionRecord]
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """A worker presents itself.
+
+    ``pid`` with ``started_at_s`` (boot-time clock, seconds) names the process for good, pids being
+    used again.  ``boot_id`` is the kernel's id of this boot ("" where there is none).
+    ``generation`` is what the worker still serves from: 0 for nothing.
+    """
+
+    pid: int
+    started_at_s: float
+    boot_id: str
+    generation: int
+    software_version: str
+    protocol: int = PROTOCOL_VERSION
+
+
+class Delta(msgspec.Struct, frozen=True, tag="delta"):
+    """A change to the keyring, or one slice of it.
+
+    Slices of one change carry the same ``generation`` and ``full``; what they say takes effect
+    together when the slice with ``final`` has been read.  With ``full`` set the change replaces
+    everything; without, records replace those of the same ``id``, and ``removed_stores`` and
+    ``removed_keys`` name ids to forget (a removed store takes its keys with it).  A key's store
+    must come in the same or an earlier slice, or be held already.  A generation lower than the
+    one served is refused by the worker unless ``full``.
+    """
+
+    generation: int
+    full: bool
+    final: bool
+    stores: list[StoreRecord] = msgspec.field(default_factory=list)
+    keys: list[KeyRecord] = msgspec.field(default_factory=list)
+    removed_stores: list[str] = msgspec.field(default_factory=list)
+    removed_keys: list[str] = msgspec.field(default_factory=list)
+
+
+class Lease(msgspec.Struct, frozen=True, tag="lease"):
+    """The agent vouches that ``generation`` was current when it asked the database.
+
+    ``issued_at_s`` is :func:`boot_clock` **before** that question was sent, in seconds: a lease
+    that waited in the socket of a stopped worker must not come alive late.  The worker may serve
+    until ``issued_at_s + valid_for_s`` (or a store's own ``max_staleness_s``), and takes no notice
+    of a lease for a generation that it does not hold.  ``fleet_size`` is the number of nodes that serve this
+    endpoint, as told to KMS by the health answer.
+    """
+
+    generation: int
+    valid_for_s: float
+    issued_at_s: float
+    fleet_size: int = 1
+
+
+class Applied(msgspec.Struct, frozen=True, tag="applied"):
+    """The worker answers from ``generation``, and no request begun before it is unanswered."""
+
+    pid: int
+    generation: int
+
+
+class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
+    """The worker has stopped serving in good order and need not be counted any more."""
+
+    pid: int
+
+
+AgentMessage = Delta | Lease
+WorkerMessage = Hello | Applied | Goodbye
+
+_encoder = msgspec.msgpack.Encoder()
+_agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
+_worker_decoder: msgspec.msgpack.Decoder[WorkerMessage] = msgspec.msgpack.Decoder(WorkerMessage)
+
+
+def boot_clock() -> float:
+    """Return seconds since boot, suspension included, where the system has such a clock.
+
+    Unlike the wall clock it never jumps, and unlike CLOCK_MONOTONIC it runs on while the machine
+    sleeps, so that whoever was suspended wakes up with its lease over.  All processes of one
+    machine share it.
+    """
+    return time.clock_gettime(_BOOT_CLOCK)
+
+
+_BOOT_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def encode_frame(message: AgentMessage | WorkerMessage) -> bytes:
+    """Return ``message`` as one frame, length first.
+
+    Raises:
+        FrameError: the message is longer than MAX_FRAME_BYTES; send it in slices.
+    """
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {len(body)} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(4, "big") + body
+
+
+async def _read_frame(reader: asyncio.StreamReader) -> bytes:
+    length = int.from_bytes(await reader.readexactly(4), "big")
+    if length > MAX_FRAME_BYTES:
+        raise FrameError(f"a frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}")
+    return await reader.readexactly(length)
+
+
+async def read_agent_message(reader: asyncio.StreamReader) -> AgentMessage:
+    """Read the next message from the agent (the worker's side).
+
+    Raises:
+        FrameError: not a message of this protocol (never quotes it: it may hold keys).
+        asyncio.IncompleteReadError: the connection ended.
+    """
+    frame = await _read_frame(reader)
+    try:
+        return _agent_decoder.decode(frame)
+    except msgspec.DecodeError:
+        raise FrameError("not a message from an agent of this protocol") from None
+
+
+async def read_worker_message(reader: asyncio.StreamReader) -> WorkerMessage:
+    """Read the next message from a worker (the agent's side).
+
+    Raises:
+        FrameError: not a message of this protocol.
+        asyncio.IncompleteReadError: the connection ended.
+    """
+    frame = await _read_frame(reader)
+    try:
+        return _worker_decoder.decode(frame)
+    except msgspec.DecodeError:
+        raise FrameError("not a message from a worker of this protocol") from None
+
+
+def slice_delta(
+    generation: int,
+    *,
+    full: bool,
+    stores: Sequence[StoreRecord] = (),
+    keys: Sequence[KeyRecord] = (),
+    removed_stores: Sequence[str] = (),
+    removed_keys: Sequence[str] = (),
+    records: int = MAX_SLICE_RECORDS,
+) -> Iterator[Delta]:
+    """Yield one change as slices of at most ``records`` records each, the last one final.
+
+    Stores come before keys, removals first, so that a slice never names a store not yet known.
+    A change without any record still yields one final slice: it carries the generation.
+    """
+    todo: list[tuple[str, StoreRecord | KeyRecord | str]] = [
+        *(("removed_stores", item) for item in removed_stores),
+        *(("removed_keys", item) for item in removed_keys),
+        *(("stores", store) for store in stores),
+        *(("keys", key) for key in keys),
+    ]
+    for start in range(0, max(len(todo), 1), records):
+        parts: dict[str, list[StoreRecord | KeyRecord | str]] = {}
+        for field, item in todo[start : start + records]:
+            parts.setdefault(field, []).append(item)
+        final = start + records >= len(todo)
+        yield Delta(generation=generation, full=full, final=final, **parts)  # type: ignore[arg-type]
