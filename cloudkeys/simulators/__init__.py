@@ -1,0 +1,1 @@
+"""Stand-ins for clouds, so that everything can be tried without an account."""
