@@ -1,0 +1,1 @@
+"""CSP accounts, key sets, CloudKeys and what provisions them in the clouds."""

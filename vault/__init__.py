@@ -1,0 +1,1 @@
+"""Keystead: project package (settings, URLs, processes) and tenancy."""

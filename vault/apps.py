@@ -1,0 +1,15 @@
+"""The vault app: tenancy, people, permissions, audit, keys at rest."""
+
+from django.apps import AppConfig
+
+
+class VaultConfig(AppConfig):
+    """Registers the system checks of the settings."""
+
+    name = "vault"
+    verbose_name = "Vaults"
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Import the checks, so that every management command runs them."""
+        from vault import checks  # noqa: F401  (importing registers them)

@@ -1,0 +1,15 @@
+"""What the REST framework falls back on when a view names no permission: nobody."""
+
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+
+class DenyAll(BasePermission):
+    """Refuses everybody, so that a view without its own permission fails closed."""
+
+    message = "This address has no permission rule."
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        """Return False, always."""
+        return False
