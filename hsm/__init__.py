@@ -1,1 +1,1 @@
-"""Key wrappers: keys encrypted as data, in software or in an HSM. Knows neither models nor HTTP."""
+"""Key protection: keys encrypted as data (KeyWrapper) and keys used in place (ResidentKey). No Django here."""
