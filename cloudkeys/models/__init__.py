@@ -1,0 +1,18 @@
+"""CSP accounts, key sets, external key stores, CloudKeys, and the work that is done on them."""
+
+from cloudkeys.models.accounts import CspAccount
+from cloudkeys.models.keys import CloudKey, KeyVersion
+from cloudkeys.models.keysets import KeySet
+from cloudkeys.models.operations import Operation
+from cloudkeys.models.stores import AwsStoreLink, XksCredential, XksKeyStore
+
+__all__ = [
+    "AwsStoreLink",
+    "CloudKey",
+    "CspAccount",
+    "KeySet",
+    "KeyVersion",
+    "Operation",
+    "XksCredential",
+    "XksKeyStore",
+]

@@ -1,0 +1,48 @@
+"""Key sets: keys of one kind under one account, with one protection and one default schedule."""
+
+from __future__ import annotations
+
+import uuid
+from typing import ClassVar
+
+from django.db import models
+
+from cloudkeys.models.accounts import CspAccount
+from vault.models import Group, Vault
+
+
+class KeySet(models.Model):
+    """What its CloudKeys have in common. Schedule and expiration are inherited live by keys that have none of their own."""
+
+    class Type(models.TextChoices):
+        AWS = "AWS", "AWS key"
+
+    class Protection(models.TextChoices):
+        SOFTWARE = "software", "Software"
+        HSM_WRAPPED = "hsm-wrapped", "Wrapped by an HSM"
+        HSM_RESIDENT = "hsm-resident", "Resident in an HSM"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="key_sets")
+    csp_account = models.ForeignKey(
+        CspAccount, null=True, blank=True, on_delete=models.PROTECT, related_name="key_sets"
+    )
+    type = models.CharField(max_length=8, choices=Type, default=Type.AWS)
+    name = models.CharField(max_length=100)
+    description = models.CharField(max_length=1000, blank=True)
+    group = models.ForeignKey(Group, null=True, blank=True, on_delete=models.PROTECT, related_name="key_sets")
+    protection = models.CharField(max_length=16, choices=Protection, default=Protection.SOFTWARE)
+    rotation_schedule = models.JSONField(default=dict)
+    expiration = models.JSONField(default=dict)
+    revision = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering: ClassVar = ["name"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["vault", "name"], name="key_set_name_unique")
+        ]
+
+    def __str__(self) -> str:
+        return self.name

@@ -1,0 +1,119 @@
+"""A key set's face to AWS: one XKS proxy face, and one AWS key store in each region."""
+
+from __future__ import annotations
+
+import uuid
+from typing import ClassVar
+
+from django.db import models
+
+from cloudkeys.models.keysets import KeySet
+from vault.fields import WrappedSecretField
+from vault.models import Vault
+
+
+class XksKeyStore(models.Model):
+    """The proxy face: a path prefix (empty allowed: then the access key id alone tells the store) and credentials."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="xks_key_stores")
+    key_set = models.OneToOneField(KeySet, on_delete=models.PROTECT, related_name="xks_key_store")
+    path_prefix = models.CharField(
+        max_length=117, blank=True, help_text="'' or '/something'; /kms/xks/v1 follows."
+    )
+    blocked = models.BooleanField(default=False)
+    blocked_reason = models.CharField(max_length=1000, blank=True)
+    max_staleness_s = models.PositiveIntegerField(null=True, blank=True)
+    allowed_regions = models.JSONField(
+        default=list, blank=True, help_text="SigV4 regions accepted; empty means any."
+    )
+    is_conformance = models.BooleanField(
+        default=False, help_text="Made to check the endpoint with AWS's test client."
+    )
+    revision = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering: ClassVar = ["created_at"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["path_prefix"],
+                condition=~models.Q(path_prefix=""),
+                name="path_prefix_unique_unless_empty",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"external key store of {self.key_set_id}"
+
+
+class XksCredential(models.Model):
+    """One SigV4 credential that AWS KMS signs with. Two or more may live at once."""
+
+    class State(models.TextChoices):
+        ACTIVE = "ACTIVE", "Active"
+        RETIRED = "RETIRED", "Retired"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="xks_credentials")
+    store = models.ForeignKey(XksKeyStore, on_delete=models.CASCADE, related_name="credentials")
+    access_key_id = models.CharField(max_length=30, unique=True)
+    secret_access_key = WrappedSecretField(null=True)
+    state = models.CharField(max_length=8, choices=State, default=State.ACTIVE)
+    shown_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its secret left Keystead for the admin; once."
+    )
+    retired_at = models.DateTimeField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["created_at"]
+
+    def __str__(self) -> str:
+        return self.access_key_id
+
+
+class AwsStoreLink(models.Model):
+    """The AWS side of a store in one region: linked (Keystead drives it) or not (the admin does, in the console)."""
+
+    class State(models.TextChoices):
+        NOT_LINKED = "NOT_LINKED", "Not linked"
+        PENDING = "PENDING", "Being made"
+        DISCONNECTED = "DISCONNECTED", "Disconnected"
+        CONNECTING = "CONNECTING", "Connecting"
+        CONNECTED = "CONNECTED", "Connected"
+        DISCONNECTING = "DISCONNECTING", "Disconnecting"
+        FAILED = "FAILED", "Failed"
+        GONE = "GONE", "Gone from AWS"
+
+    class Connectivity(models.TextChoices):
+        PUBLIC_ENDPOINT = "PUBLIC_ENDPOINT", "Public endpoint"
+        VPC_ENDPOINT_SERVICE = "VPC_ENDPOINT_SERVICE", "VPC endpoint service"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="aws_store_links")
+    store = models.ForeignKey(XksKeyStore, on_delete=models.CASCADE, related_name="links")
+    region = models.CharField(max_length=32)
+    name = models.CharField(max_length=256, help_text="The custom key store's name in AWS.")
+    custom_key_store_id = models.CharField(max_length=64, blank=True)
+    linked = models.BooleanField(default=False)
+    endpoint = models.CharField(max_length=128)
+    connectivity = models.CharField(max_length=24, choices=Connectivity, default=Connectivity.PUBLIC_ENDPOINT)
+    vpc_endpoint_service_name = models.CharField(max_length=64, blank=True)
+    state = models.CharField(max_length=16, choices=State, default=State.NOT_LINKED)
+    connection_error_code = models.CharField(max_length=64, blank=True)
+    cloud_state = models.JSONField(default=dict, blank=True)
+    cloud_state_at = models.DateTimeField(null=True, blank=True)
+    revision = models.PositiveIntegerField(default=1)
+    created_at = models.DateTimeField(auto_now_add=True)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        ordering: ClassVar = ["region"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["store", "region"], name="one_aws_store_per_region")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.region}"

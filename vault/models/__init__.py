@@ -1,0 +1,25 @@
+"""Tenancy, identity and the records that every other room leans on."""
+
+from vault.models.access import ApiToken, IdempotencyRecord
+from vault.models.audit import AuditEvent
+from vault.models.nodes import Generation, GenerationChange, Node, WorkerProcess
+from vault.models.tenancy import Group, Installation, Membership, Role, Vault
+from vault.models.users import User
+from vault.models.views import SavedView
+
+__all__ = [
+    "ApiToken",
+    "AuditEvent",
+    "Generation",
+    "GenerationChange",
+    "Group",
+    "IdempotencyRecord",
+    "Installation",
+    "Membership",
+    "Node",
+    "Role",
+    "SavedView",
+    "User",
+    "Vault",
+    "WorkerProcess",
+]
