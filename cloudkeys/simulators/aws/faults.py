@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-KINDS = ("latency", "throttle", "error", "drop", "lose_answer")
+KINDS = ("latency", "throttle", "error", "drop", "lose_answer", "late_key")
 
 
 @dataclass(slots=True)
@@ -21,7 +21,8 @@ class Fault:
 
     kind: ``latency`` (wait ``seconds``, then work as usual), ``throttle`` (ThrottlingException or the
     service's word for it), ``error`` (HTTP ``status`` 5xx, nothing done), ``drop`` (connection closed, nothing
-    done), ``lose_answer`` (the work is done, then the connection is closed without an answer).
+    done), ``lose_answer`` (the work is done, then the connection is closed without an answer), ``late_key`` (IAM is
+    eventually consistent: the next access key made is unknown to its first ``count`` requests).
     """
 
     kind: str
@@ -74,7 +75,7 @@ class Faults:
         taken: list[Fault] = []
         with self._lock:
             decided = False
-            for fault in list(self._waiting):
+            for fault in [waiting for waiting in self._waiting if waiting.kind != "late_key"]:
                 if not fault.matches(service, operation) or (fault.kind != "latency" and decided):
                     continue
                 decided = decided or fault.kind != "latency"
@@ -83,6 +84,15 @@ class Faults:
                     self._waiting.remove(fault)
                 taken.append(fault)
         return taken
+
+    def take_late_key(self) -> int:
+        """How many requests the access key that is made now stays unknown to; the fault is used up."""
+        with self._lock:
+            for fault in self._waiting:
+                if fault.kind == "late_key":
+                    self._waiting.remove(fault)
+                    return fault.count
+        return 0
 
     def waiting(self) -> list[dict[str, Any]]:
         """The faults that are still to happen."""
