@@ -7,6 +7,7 @@ nobody calls the network while holding one. Another process (the credentials com
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 import sqlite3
@@ -35,6 +36,11 @@ ID_ALPHABET = string.ascii_uppercase + "234567"
 def new_id(prefix: str, length: int = 20) -> str:
     """A random AWS-like unique id (``AKIA...``, ``AIDA...``) of ``length`` characters, prefix included."""
     return prefix + "".join(secrets.choice(ID_ALPHABET) for _ in range(length - len(prefix)))
+
+
+def new_secret_access_key() -> str:
+    """A random secret access key of 40 characters, as IAM gives them."""
+    return base64.b64encode(secrets.token_bytes(30)).decode()
 
 
 class State:
@@ -128,7 +134,7 @@ class State:
             for account_id in account_ids:
                 db.execute(
                     "INSERT OR IGNORE INTO administrators VALUES (?, 'Administrator', ?, ?, ?)",
-                    (account_id, new_id("AIDA", 21), new_id("AKIA"), secrets.token_urlsafe(30)),
+                    (account_id, new_id("AIDA", 21), new_id("AKIA"), new_secret_access_key()),
                 )
             rows = db.execute("SELECT * FROM administrators").fetchall()
         by_account = {row["account_id"]: Administrator(**dict(row)) for row in rows}
