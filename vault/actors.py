@@ -140,6 +140,8 @@ class Actor:
             return rows
         if self.user is None:
             return rows.none()
+        if model is Vault and self.is_appliance_admin:
+            return rows
         path = "" if model is Vault else "vault__"
         rows = rows.filter(**{f"{path}memberships__user": self.user})
         if self.token is not None and self.token.vault_id is not None:

@@ -86,6 +86,9 @@ class CloudKey(models.Model):
     expires_at = models.DateTimeField(null=True, blank=True)
     expired_at = models.DateTimeField(null=True, blank=True, help_text="When the expiry was acted upon.")
     delete_after = models.DateTimeField(null=True, blank=True, help_text="End of the deletion window.")
+    retired_at = models.DateTimeField(
+        null=True, blank=True, help_text="When it became decrypt-only for good."
+    )
     destroyed_at = models.DateTimeField(null=True, blank=True)
     state_reason = models.CharField(max_length=1000, blank=True)
 
@@ -146,6 +149,11 @@ class KeyVersion(models.Model):
         max_length=16, choices=KeySet.Protection, default=KeySet.Protection.SOFTWARE
     )
     created_at = models.DateTimeField(auto_now_add=True)
+    activated_at = models.DateTimeField(
+        null=True,
+        blank=True,
+        help_text="When it began to encrypt: only once every worker process could decrypt with it.",
+    )
     destroyed_at = models.DateTimeField(null=True, blank=True)
 
     class Meta:
