@@ -24,13 +24,17 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class SettingError(ValueError):
-    """A setting is wrong. Holds its name, the cause and the cure, and never a secret value."""
+    """A setting is wrong. Holds its name, the cause and the cure, and never a secret value.
 
-    def __init__(self, name: str, cause: str, cure: str) -> None:
+    `kind` is "value" (not understood), "file" (NAME_FILE is unreadable or doubled) or "unknown" (no such setting).
+    """
+
+    def __init__(self, name: str, cause: str, cure: str, kind: str = "value") -> None:
         super().__init__(f"{name}: {cause} {cure}")
         self.name = name
         self.cause = cause
         self.cure = cure
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -459,7 +463,9 @@ def _read(row: Setting, environ: Mapping[str, str]) -> str | None:
     value = environ.get(row.name, "").strip()
     file_name = environ.get(f"{row.name}_FILE", "").strip()
     if value and file_name:
-        raise SettingError(row.name, f"it is given twice, also as {row.name}_FILE.", "Remove one of the two.")
+        raise SettingError(
+            row.name, f"it is given twice, also as {row.name}_FILE.", "Remove one of the two.", "file"
+        )
     if not file_name:
         return value or None
     if row.names_file:
@@ -469,7 +475,7 @@ def _read(row: Setting, environ: Mapping[str, str]) -> str | None:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         cause = f"the file {file_name} that {row.name}_FILE names cannot be read ({error.strerror})."
-        raise SettingError(row.name, cause, "Create it or correct the path.") from None
+        raise SettingError(row.name, cause, "Create it or correct the path.", "file") from None
     if len(content) > MAX_FILE_BYTES:
         raise SettingError(
             row.name, f"the file {file_name} is over {MAX_FILE_BYTES} bytes.", "Correct the path."
@@ -481,7 +487,7 @@ def _read(row: Setting, environ: Mapping[str, str]) -> str | None:
             row.name, f"the file {file_name} is not UTF-8 text.", "Correct its content."
         ) from None
     if not text:
-        raise SettingError(row.name, f"the file {file_name} is empty.", "Write the value into it.")
+        raise SettingError(row.name, f"the file {file_name} is empty.", "Write the value into it.", "file")
     return text
 
 
@@ -562,7 +568,8 @@ def errors(environ: Mapping[str, str] | None = None) -> list[SettingError]:
             and name not in SETTINGS
             and name.removesuffix("_FILE") not in SETTINGS
         ):
-            found.append(SettingError(name, "there is no such setting.", "See docs/configuration.md."))
+            cure = "Correct the name (docs/configuration.md lists all) or unset it."
+            found.append(SettingError(name, "there is no such setting.", cure, "unknown"))
     return found
 
 

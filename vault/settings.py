@@ -3,7 +3,7 @@
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from vault import env
+from vault import env, logs
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = env.data_dir()
@@ -43,6 +43,10 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "vault.middleware.HealthMiddleware",
+    "vault.middleware.ProxyMiddleware",
+    "vault.middleware.RequestLogMiddleware",
+    "vault.middleware.SecurityHeadersMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -182,7 +186,12 @@ X_FRAME_OPTIONS = "DENY"
 DATA_UPLOAD_MAX_MEMORY_SIZE = 5 * 1024 * 1024
 
 STATIC_URL = "/static/"
-STATIC_ROOT = BASE_DIR / "build" / "static"
+# Served from where they lie, so that there is no collecting step between a clone and a running server.
+WHITENOISE_USE_FINDERS = True
+STATIC_ROOT = None
+
+LOGGING_CONFIG = None
+logs.configure(env.get_or_default("KEYSTEAD_LOG_FORMAT"), env.get_or_default("KEYSTEAD_LOG_LEVEL"))
 
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],

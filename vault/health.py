@@ -1,0 +1,74 @@
+"""GET /healthz: 200 when the web part can do its work, 503 with the reasons when not."""
+
+from __future__ import annotations
+
+import json
+
+import structlog
+from django.conf import settings
+from django.core.cache import cache
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.migrations.executor import MigrationExecutor
+from django.http import HttpResponse
+
+from vault import keys
+
+log = structlog.get_logger("keystead.health")
+
+# The schema cannot go back while the process lives, so it is asked for until it was right once.
+_schema_was_current = False
+
+
+def schema_problem() -> str | None:
+    """Return what is wrong with the database's schema, or None. Raises django.db.Error when it cannot be asked."""
+    executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
+    known = set(executor.loader.disk_migrations)
+    own = {app for app, _ in known}
+    if any(app in own and (app, name) not in known for app, name in executor.loader.applied_migrations):
+        return "the database belongs to a newer Keystead"
+    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+        return "the database's schema is not up to date (run: keystead migrate)"
+    return None
+
+
+def problems() -> list[str]:
+    """Return why this process cannot do its work, in words that may be shown to anybody; empty when it can."""
+    global _schema_was_current
+    found: list[str] = []
+    try:
+        with connections[DEFAULT_DB_ALIAS].cursor() as cursor:
+            cursor.execute("SELECT 1")
+        if not _schema_was_current:
+            problem = schema_problem()
+            if problem is None:
+                _schema_was_current = True
+            else:
+                found.append(problem)
+    except Exception:
+        log.warning("health: database", exc_info=True)
+        found.append("the database does not answer")
+    if not found:
+        try:
+            keys.root_wrapper()
+        except Exception:
+            log.warning("health: root key", exc_info=True)
+            found.append("the root key cannot be used")
+    if settings.CACHES["default"]["BACKEND"].endswith("RedisCache"):
+        try:
+            cache.get("healthz")
+        except Exception:
+            log.warning("health: Redis", exc_info=True)
+            found.append("Redis does not answer")
+    return found
+
+
+def answer() -> HttpResponse:
+    """Return the answer to GET /healthz."""
+    found = problems()
+    body = {"status": "unavailable" if found else "ok", "problems": found}
+    return HttpResponse(
+        json.dumps(body),
+        status=503 if found else 200,
+        content_type="application/json",
+        headers={"Cache-Control": "no-store"},
+    )
