@@ -30,12 +30,16 @@ class WrappedBlob(bytes):
     def __format__(self, format_spec: str) -> str:
         return repr(self)
 
+    def decode(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """A blob is no text. DRF's JSON encoder tries this, so a serializer that names the column fails loudly."""
+        raise TypeError("a wrapped secret is never serialised")
+
 
 class WrappedSecretField(models.BinaryField):
     """Holds a blob of ``hsm.blob`` and nothing else; read and written by ``vault.keys.seal`` and ``unseal``.
 
-    Never editable, so in no form; in no Django fixture; a DRF serializer that names it fails instead of showing it.
-    Assigning plaintext fails when the row is saved.
+    Never editable, so in no form; not serialised, so in no Django fixture and in no DRF serializer of all fields (one
+    that names the column fails when it is rendered). Assigning plaintext fails when the row is saved.
     """
 
     description = "Wrapped secret"
@@ -79,7 +83,7 @@ class WrappedSecretField(models.BinaryField):
         return super().get_db_prep_value(value if prepared else self.get_prep_value(value), connection, True)
 
     def value_to_string(self, obj: models.Model) -> NoReturn:
-        """Fixtures and DRF's fallback field come here: a wrapped secret goes out by neither."""
+        """Whoever serialises a model field by field comes here; a wrapped secret does not go out this way."""
         raise TypeError(f"{self._where()} is a wrapped secret and is never serialised")
 
     def _where(self) -> str:

@@ -206,9 +206,13 @@ def root_wrapper() -> KeyWrapper:
 
 
 def installation_wrapper() -> KeyWrapper:
-    """Return the KEK of secrets that belong to no vault."""
+    """Return the KEK of secrets that belong to no vault. Raises SecretUnreadable or RootKeyError."""
     blob = Installation.objects.values_list("root_check_blob", flat=True).get(pk=1)
-    return _cached_kek("installation", bytes(blob), installation_place())
+    place = installation_place()
+    try:
+        return _cached_kek("installation", bytes(blob), place)
+    except DataInvalid as error:
+        raise SecretUnreadable(place.decode(), str(error)) from error
 
 
 # --- vaults -------------------------------------------------------------------------------------------------------

@@ -87,9 +87,11 @@ def read_key_file(path: Path) -> Secret:
             f"The root key file {path} cannot be read: {error.strerror}.",
             "Make it readable for the user that runs Keystead, and for nobody else.",
         ) from error
-    with os.fdopen(handle, "rb") as file:
+    try:
         _refuse_unsafe(path, os.fstat(handle))
-        content = file.read(KEY_BYTES + 1)
+        content = os.read(handle, KEY_BYTES + 1)
+    finally:
+        os.close(handle)
     if len(content) != KEY_BYTES:
         size = f"{len(content)} bytes" if len(content) < KEY_BYTES else f"more than {KEY_BYTES} bytes"
         raise RootKeyUnusable(
@@ -134,6 +136,15 @@ def write_key_file(path: Path, key: Secret) -> bool:
             f"The root key file {path} cannot be written: {error.strerror}.",
             "Make its folder writable, or put the file there yourself (32 bytes, mode 0600).",
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Put the names in ``folder`` on disk, after a rename or a removal. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def create_key_file(path: Path) -> bool:
