@@ -15,19 +15,22 @@ from vault import keys
 
 log = structlog.get_logger("keystead.health")
 
+SCHEMA_NEW = "the database belongs to a newer Keystead"
+SCHEMA_OLD = "the database's schema is not up to date (run: keystead migrate)"
+
 # The schema cannot go back while the process lives, so it is asked for until it was right once.
 _schema_was_current = False
 
 
 def schema_problem() -> str | None:
-    """Return what is wrong with the database's schema, or None. Raises django.db.Error when it cannot be asked."""
+    """Return SCHEMA_NEW, SCHEMA_OLD or None. Raises django.db.DatabaseError when the database cannot be asked."""
     executor = MigrationExecutor(connections[DEFAULT_DB_ALIAS])
     known = set(executor.loader.disk_migrations)
     own = {app for app, _ in known}
     if any(app in own and (app, name) not in known for app, name in executor.loader.applied_migrations):
-        return "the database belongs to a newer Keystead"
+        return SCHEMA_NEW
     if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-        return "the database's schema is not up to date (run: keystead migrate)"
+        return SCHEMA_OLD
     return None
 
 
