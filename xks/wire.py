@@ -108,7 +108,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
     ``pid`` with ``started_at_s`` (boot-time clock, seconds) names the process for good, pids being
     used again.  ``boot_id`` is the kernel's id of this boot ("" where there is none).
-    ``generation`` is what the worker still serves from: 0 for nothing.
+    ``generation`` is what the worker still serves from: 0 for nothing, or when it wants everything.
     """
 
     pid: int
@@ -126,8 +126,11 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     together when the slice with ``final`` has been read.  With ``full`` set the change replaces
     everything; without, records replace those of the same ``id``, and ``removed_stores`` and
     ``removed_keys`` name ids to forget (a removed store takes its keys with it).  A key's store
-    must come in the same or an earlier slice, or be held already.  A generation lower than the
-    one served is refused by the worker unless ``full``.
+    must come in the same or an earlier slice, or be held already.
+
+    A generation lower than the one served (an older database was restored, or took over) is refused
+    by the worker, unless ``rollback_accepted`` says that an operator wants it so.  After a refusal
+    the worker ends the connection and says Hello with generation 0: only a full load will do.
     """
 
     generation: int
@@ -137,6 +140,7 @@ class Delta(msgspec.Struct, frozen=True, tag="delta"):
     keys: list[KeyRecord] = msgspec.field(default_factory=list)
     removed_stores: list[str] = msgspec.field(default_factory=list)
     removed_keys: list[str] = msgspec.field(default_factory=list)
+    rollback_accepted: bool = False
 
 
 class Lease(msgspec.Struct, frozen=True, tag="lease"):
@@ -145,8 +149,8 @@ class Lease(msgspec.Struct, frozen=True, tag="lease"):
     ``issued_at_s`` is :func:`boot_clock` **before** that question was sent, in seconds: a lease
     that waited in the socket of a stopped worker must not come alive late.  The worker may serve
     until ``issued_at_s + valid_for_s`` (or a store's own ``max_staleness_s``), and takes no notice
-    of a lease for a generation that it does not hold.  ``fleet_size`` is the number of nodes that serve this
-    endpoint, as told to KMS by the health answer.
+    of a lease for a generation higher than its own.  ``fleet_size`` is the number of nodes that serve
+    this endpoint, as told to KMS by the health answer.
     """
 
     generation: int
@@ -244,6 +248,7 @@ def slice_delta(
     keys: Sequence[KeyRecord] = (),
     removed_stores: Sequence[str] = (),
     removed_keys: Sequence[str] = (),
+    rollback_accepted: bool = False,
     records: int = MAX_SLICE_RECORDS,
 ) -> Iterator[Delta]:
     """Yield one change as slices of at most ``records`` records each, the last one final.
@@ -262,4 +267,10 @@ def slice_delta(
         for field, item in todo[start : start + records]:
             parts.setdefault(field, []).append(item)
         final = start + records >= len(todo)
-        yield Delta(generation=generation, full=full, final=final, **parts)  # type: ignore[arg-type]
+        yield Delta(
+            generation=generation,
+            full=full,
+            final=final,
+            rollback_accepted=rollback_accepted,
+            **parts,  # type: ignore[arg-type]
+        )

@@ -1,0 +1,258 @@
+"""The HTTP shell of the data plane: one granian RSGI application for each worker process.
+
+It reads no more of a request than it must, gives what it read to the engine, writes the journal and
+only then answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+import traceback
+from typing import Protocol
+
+from xks.bodies import CallerMetadata, UseMetadata
+from xks.errors import (
+    DependencyTimeoutException,
+    InternalException,
+    MethodNotAllowed,
+    UnsupportedOperationException,
+    XksError,
+    error_body,
+    printable,
+)
+from xks.journal import Journal, JournalUnavailable, Record
+from xks.operations import Context, Engine, Request, Route, parse_path
+from xks.sigv4 import Headers
+from xks.wire import boot_clock
+from xks.worker import Link, end_with_parent, harden_process
+
+log = logging.getLogger("keystead.xks")
+
+MAX_BODY_BYTES = 65536
+"""A longer body is answered with 501, and not read further than this."""
+DEFAULT_BUDGET_S = 0.12
+"""KMS's 250 ms hold its connection and round trips too; this much of them is ours, seconds."""
+PROBE_PATHS = frozenset(("/", "/ping"))
+"""Where load balancers ask, with whatever Host they like."""
+
+HeaderList = list[tuple[str, str]]
+_JSON: HeaderList = [("content-type", "application/json"), ("server", "Keystead")]
+_HEADERS: dict[int, HeaderList] = {
+    401: [*_JSON, ("www-authenticate", "AWS4-HMAC-SHA256")],
+    405: [*_JSON, ("allow", "POST")],
+}
+
+
+class Scope(Protocol):
+    """What granian says of a request before its body (RSGI, as far as used)."""
+
+    proto: str
+    http_version: str
+    client: str
+    method: str
+    path: str
+    query_string: str
+    authority: str | None
+
+    @property
+    def headers(self) -> Headers:
+        """The request's headers."""
+
+
+class Chunks(Protocol):
+    """A body as it comes."""
+
+    def __aiter__(self) -> Chunks: ...
+    async def __anext__(self) -> bytes: ...
+
+
+class Exchange(Protocol):
+    """granian's handle on one request: its body, and the way to answer."""
+
+    async def __call__(self) -> bytes: ...
+    def __aiter__(self) -> Chunks: ...
+    def response_bytes(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """Answer, once."""
+
+
+class App:
+    """Serves the XKS protocol from one worker process."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        journal: Journal,
+        link: Link | None = None,
+        budget_s: float = DEFAULT_BUDGET_S,
+    ) -> None:
+        """``budget_s`` is how long after a request's arrival its answer is still worth the work."""
+        self.engine = engine
+        self.journal = journal
+        self._link = link
+        self._budget_s = budget_s
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Harden the process and connect to the agent; called by granian before it serves."""
+        if self._link is not None:
+            harden_process()
+            end_with_parent()
+            self._link.start(loop)
+
+    def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take leave of the agent; called by granian when the worker has stopped serving."""
+        if self._link is not None:
+            loop.run_until_complete(self._link.stop())
+
+    async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
+        """Answer one request."""
+        arrived = boot_clock()
+        if scope.path in PROBE_PATHS:
+            self._answer_probe(scope, exchange, arrived)
+            return
+        try:
+            route = parse_path(scope.path, scope.query_string)
+            self.engine.check_prefix(route, arrived)
+            if scope.method != "POST":
+                raise MethodNotAllowed("the operations of this protocol are called by POST")
+            body = await self._read_body(scope, exchange)
+        except XksError as error:
+            self.journal.count(error.name, _source(scope))
+            _refuse_unread(scope, exchange, error)
+            return
+        status, answer = self._answer(scope, route, body, arrived)
+        exchange.response_bytes(status, _HEADERS.get(status, _JSON), answer)
+
+    async def _read_body(self, scope: Scope, exchange: Exchange) -> bytes:
+        """Return the body, having read no more than there may be.
+
+        Raises:
+            UnsupportedOperationException: it is longer than MAX_BODY_BYTES.
+            DependencyTimeoutException: it did not come within the time budget.
+        """
+        announced = scope.headers.get_all("content-length")
+        try:
+            async with asyncio.timeout(self._budget_s):
+                if announced:
+                    # The HTTP server has made sure that it is one number, and holds the body to it.
+                    if int(announced[0]) > MAX_BODY_BYTES:
+                        raise _TOO_LONG
+                    return await exchange()
+                chunks: list[bytes] = []
+                length = 0
+                async for chunk in exchange:
+                    length += len(chunk)
+                    if length > MAX_BODY_BYTES:
+                        raise _TOO_LONG
+                    chunks.append(chunk)
+                return b"".join(chunks)
+        except TimeoutError:
+            raise DependencyTimeoutException(
+                "the request's body did not come within the time budget"
+            ) from None
+
+    def _answer(self, scope: Scope, route: Route, body: bytes, arrived: float) -> tuple[int, bytes]:
+        """Return status and body, the request being in the journal."""
+        context = Context()
+        now = time.time()
+        try:
+            request = Request(
+                route,
+                scope.method,
+                scope.path,
+                scope.headers,
+                scope.authority if scope.http_version == "2" else None,
+                body,
+                arrived + self._budget_s,
+            )
+            answer = self.engine.answer(request, context, now=now, boot_now=boot_clock())
+            status, outcome = 200, "OK"
+        except XksError as error:
+            status, outcome, answer = error.status, error.name, error_body(error)
+        except Exception as error:  # a fault of ours, whatever it is: told without detail
+            internal = _internal_error(error, context)
+            status, outcome, answer = internal.status, internal.name, error_body(internal)
+        if context.store is None:
+            self.journal.count(outcome, _source(scope))
+            return status, answer
+        try:
+            self.journal.append(_record(context, route, outcome, now, arrived))
+        except JournalUnavailable as error:
+            unrecorded = _internal_error(error, context)
+            return unrecorded.status, error_body(unrecorded)
+        return status, answer
+
+    def _answer_probe(self, scope: Scope, exchange: Exchange, now: float) -> None:
+        """Tell a load balancer whether this worker can do its work."""
+        if scope.method not in ("GET", "HEAD"):
+            headers = [*_JSON, ("allow", "GET, HEAD")]
+            error = MethodNotAllowed("this path is for health probes by GET")
+            exchange.response_bytes(error.status, headers, error_body(error))
+            return
+        problem = self.engine.serving.problem(now)
+        if problem is None:
+            exchange.response_bytes(200, _JSON, b'{"status":"ok"}')
+        else:
+            exchange.response_bytes(503, _JSON, f'{{"status":"unavailable","reason":"{problem}"}}'.encode())
+
+
+_TOO_LONG = UnsupportedOperationException(f"the request's body is longer than {MAX_BODY_BYTES} bytes")
+
+
+def _refuse_unread(scope: Scope, exchange: Exchange, error: XksError) -> None:
+    headers = _HEADERS.get(error.status, _JSON)
+    if scope.http_version != "2":
+        # What is left of the body must not be taken for the next request, nor be waited for.
+        headers = [*headers, ("connection", "close")]
+    exchange.response_bytes(error.status, headers, error_body(error))
+
+
+def _source(scope: Scope) -> str:
+    return scope.client.rpartition(":")[0]
+
+
+def _internal_error(error: Exception, context: Context) -> InternalException:
+    """Log a fault under a new id, and return what the caller may know of it.
+
+    The exception's own message stays out of the log: it could quote what it failed on.
+    """
+    incident = secrets.token_hex(8)
+    kms_request_id = context.metadata.kms_request_id if context.metadata is not None else "not known"
+    log.error(
+        "request %s (kmsRequestId %s) failed: %s at\n%s",
+        incident,
+        printable(kms_request_id),
+        type(error).__name__,
+        "".join(traceback.format_tb(error.__traceback__)),
+    )
+    return InternalException(f"internal error, logged as {incident}")
+
+
+def _record(context: Context, route: Route, outcome: str, now: float, arrived: float) -> Record:
+    key = context.key
+    metadata = context.metadata
+    caller = metadata if isinstance(metadata, CallerMetadata) else None
+    use = metadata if isinstance(metadata, UseMetadata) else None
+    return Record(
+        at=now,
+        generation=context.generation,
+        store_id=context.store.id if context.store is not None else "",
+        access_key_id=context.access_key_id,
+        region=context.region,
+        operation=route.operation,
+        outcome=outcome,
+        microseconds=int((boot_clock() - arrived) * 1e6),
+        external_key_id=route.external_key_id,
+        key_id=key.id if key is not None else "",
+        version=context.version,
+        principal_arn=caller.aws_principal_arn if caller is not None else "",
+        kms_key_arn=use.kms_key_arn if use is not None else "",
+        kms_operation=metadata.kms_operation if metadata is not None else "",
+        kms_request_id=metadata.kms_request_id if metadata is not None else "",
+        kms_via_service=(use.kms_via_service or "") if use is not None else "",
+        source_vpc=(caller.aws_source_vpc or "") if caller is not None else "",
+        source_vpce=(caller.aws_source_vpce or "") if caller is not None else "",
+    )

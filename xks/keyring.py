@@ -1,0 +1,354 @@
+"""What a worker answers from: an immutable snapshot, and the lease that says how long it is good.
+
+Requests take the snapshot once and only read it.  Changes are gathered by a :class:`Change` beside
+the snapshot in use, copying only the stores they touch, and take effect by one assignment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from hmac import compare_digest
+from types import MappingProxyType
+
+from xks import wire
+from xks.aead import Xaes256Gcm
+
+MAX_SIGNING_KEYS = 64
+"""Derived signing keys kept for each credential: a few regions over a few days."""
+
+_USE_SETS: tuple[tuple[str, ...], ...] = (("ENCRYPT",), ("DECRYPT",), ("ENCRYPT", "DECRYPT"), ())
+
+
+class ChangeRefused(Exception):
+    """A delta contradicts what is held; the connection must be made anew and everything loaded."""
+
+
+def _metadata_answer(uses: tuple[str, ...], enabled: bool) -> bytes:
+    listed = ",".join(f'"{use}"' for use in uses)
+    status = "ENABLED" if enabled else "DISABLED"
+    return f'{{"keySpec":"AES_256","keyUsage":[{listed}],"keyStatus":"{status}"}}'.encode()
+
+
+_METADATA_ANSWERS = {
+    (uses, enabled): _metadata_answer(uses, enabled) for uses in _USE_SETS for enabled in (True, False)
+}
+
+
+class Credential:
+    """One access key id with its secret, and the signing keys that proved right."""
+
+    __slots__ = ("access_key_id", "secret", "signing_keys", "store_id")
+
+    def __init__(self, record: wire.CredentialRecord, store_id: str) -> None:
+        self.access_key_id = record.access_key_id
+        self.secret = record.secret
+        self.store_id = store_id
+        self.signing_keys: dict[tuple[str, str], bytes] = {}
+
+    def __repr__(self) -> str:
+        return f"Credential({self.access_key_id!r}, ***)"
+
+    def remember(self, date: str, region: str, signing_key: bytes) -> None:
+        """Keep a signing key that has just verified a signature; the oldest goes when full.
+
+        Only ever after a valid signature, so that no stranger can fill or flush it.
+        """
+        if len(self.signing_keys) >= MAX_SIGNING_KEYS:
+            del self.signing_keys[next(iter(self.signing_keys))]
+        self.signing_keys[date, region] = signing_key
+
+
+class Key:
+    """One external key, everything a request needs ready made."""
+
+    __slots__ = (
+        "can_decrypt",
+        "can_encrypt",
+        "current",
+        "current_version",
+        "external_key_id",
+        "id",
+        "metadata_answer",
+        "refusal",
+        "store_id",
+        "versions",
+    )
+
+    def __init__(self, record: wire.KeyRecord) -> None:
+        """Make ready what ``record`` says.
+
+        Raises:
+            ChangeRefused: its current version is not among its versions, or a key is no AES-256 key.
+        """
+        self.id = record.id
+        self.store_id = record.store_id
+        self.external_key_id = record.external_key_id
+        self.can_encrypt = "ENCRYPT" in record.uses
+        self.can_decrypt = "DECRYPT" in record.uses
+        self.current_version = record.current_version
+        try:
+            self.versions = {version.number: Xaes256Gcm(version.material) for version in record.versions}
+            self.current = self.versions[record.current_version]
+        except (KeyError, ValueError):
+            raise ChangeRefused(f"key {record.id}: no current version, or not an AES-256 key") from None
+        self.refusal: str | None = None
+        """Why the key may not be used now, or None."""
+        if record.blocked:
+            self.refusal = "the external key is blocked"
+        elif record.state == "DISABLED":
+            self.refusal = "the external key is disabled"
+        elif record.state == "PENDING_DELETION":
+            self.refusal = "the external key is pending deletion"
+        uses: tuple[str, ...] = tuple(use for use in ("ENCRYPT", "DECRYPT") if use in record.uses)
+        self.metadata_answer = _METADATA_ANSWERS[uses, self.refusal is None]
+
+    def __repr__(self) -> str:
+        return f"Key({self.id!r}, {self.external_key_id!r})"
+
+
+class Store:
+    """One external key store with its keys by external key id."""
+
+    __slots__ = (
+        "allowed_regions",
+        "blocked",
+        "credentials",
+        "health_key_id",
+        "id",
+        "keys",
+        "max_staleness_s",
+        "path_prefix",
+    )
+
+    def __init__(
+        self, record: wire.StoreRecord, keys: dict[str, Key], credentials: tuple[Credential, ...]
+    ) -> None:
+        self.id = record.id
+        self.path_prefix = record.path_prefix
+        self.blocked = record.blocked
+        self.credentials = credentials
+        self.health_key_id = record.health_key_id
+        self.allowed_regions = frozenset(record.allowed_regions)
+        self.max_staleness_s = record.max_staleness_s
+        self.keys = keys
+
+    def copy(self) -> Store:
+        """Return a copy with a key table of its own."""
+        twin = Store.__new__(Store)
+        for name in Store.__slots__:
+            setattr(twin, name, getattr(self, name))
+        twin.keys = dict(self.keys)
+        return twin
+
+    def __repr__(self) -> str:
+        return f"Store({self.id!r}, {self.path_prefix!r}, {len(self.keys)} keys)"
+
+
+class Keyring:
+    """An immutable snapshot of all stores at one generation.
+
+    ``prefixes`` leads from a path prefix to the credentials live under it, by access key id.
+    Several stores may share a prefix (the empty one, as a rule).
+    """
+
+    __slots__ = ("generation", "prefixes", "stores")
+
+    def __init__(
+        self, generation: int, stores: dict[str, Store], prefixes: Mapping[str, Mapping[str, Credential]]
+    ) -> None:
+        self.generation = generation
+        self.stores: Mapping[str, Store] = MappingProxyType(stores)
+        self.prefixes = prefixes
+
+    def __repr__(self) -> str:
+        return f"Keyring(generation={self.generation}, {len(self.stores)} stores)"
+
+
+EMPTY = Keyring(0, {}, {})
+
+
+def _index_prefixes(stores: Iterable[Store]) -> Mapping[str, Mapping[str, Credential]]:
+    prefixes: dict[str, dict[str, Credential]] = {}
+    for store in stores:
+        here = prefixes.setdefault(store.path_prefix, {})
+        for credential in store.credentials:
+            if credential.access_key_id in here:
+                raise ChangeRefused(f"an access key id of store {store.id} is another store's too")
+            here[credential.access_key_id] = credential
+    return MappingProxyType(prefixes)
+
+
+class Serving:
+    """The one mutable thing of a worker: which snapshot it serves from, and until when."""
+
+    __slots__ = ("_key_homes", "fleet_size", "keyring", "leased_at", "valid_for_s")
+
+    def __init__(self) -> None:
+        self.keyring = EMPTY
+        self.fleet_size = 1
+        self.leased_at: float | None = None
+        """Boot-time clock, seconds, of the last lease; None before the first."""
+        self.valid_for_s = 0.0
+        # Where each key is, by its own id; only changes need it, so it is no part of the snapshot.
+        self._key_homes: dict[str, tuple[str, str]] = {}
+
+    def take_lease(self, lease: wire.Lease, now: float) -> bool:
+        """Extend the time for which the snapshot may be served; return whether it was.
+
+        A lease for a generation that is not held yet vouches for something else, and a lease from
+        the future (a broken clock) must not hold longer than one issued now.
+        """
+        if lease.generation > self.keyring.generation or self.keyring is EMPTY:
+            return False
+        issued_at = min(lease.issued_at_s, now)
+        if self.leased_at is not None and issued_at < self.leased_at:
+            return False
+        self.leased_at = issued_at
+        self.valid_for_s = lease.valid_for_s
+        self.fleet_size = max(1, lease.fleet_size)
+        return True
+
+    def expired(self, now: float, store: Store | None = None) -> bool:
+        """Say whether what is held is too old to act on, by the store's bound or the lease's own."""
+        if self.leased_at is None:
+            return True
+        bound = self.valid_for_s
+        if store is not None and store.max_staleness_s is not None:
+            bound = store.max_staleness_s
+        return now >= self.leased_at + bound
+
+    def problem(self, now: float) -> str | None:
+        """Return why this worker cannot serve, in words for an operator, or None when it can."""
+        if self.keyring is EMPTY:
+            return "no keys loaded yet: waiting for the xks agent"
+        if self.expired(now):
+            return "out of touch with the database for too long: no valid lease from the xks agent"
+        return None
+
+
+class Change:
+    """A change being gathered, slice by slice, beside the snapshot in use."""
+
+    def __init__(self, serving: Serving, first: wire.Delta) -> None:
+        """Begin with the first slice of a change (its records are not yet added).
+
+        Raises:
+            ChangeRefused: its generation is lower than the one served and no operator has accepted
+                that, or it is a partial change and nothing is held yet.
+        """
+        held = serving.keyring
+        if not first.full and held is EMPTY:
+            raise ChangeRefused("a partial change, but nothing is held")
+        if first.generation < held.generation and not (first.full and first.rollback_accepted):
+            raise ChangeRefused(
+                f"generation {first.generation} is lower than {held.generation}, and nobody has accepted that"
+            )
+        self._serving = serving
+        self._generation = first.generation
+        self._full = first.full
+        self._stores: dict[str, Store] = {} if first.full else dict(held.stores)
+        self._own: set[str] = set()  # stores that are this change's own and may be written to
+        self._homes: dict[str, tuple[str, str] | None] = {}  # over those of serving, unless full
+        # A change of keys only keeps the table of prefixes and credentials.
+        self._prefixes: Mapping[str, Mapping[str, Credential]] | None = None if first.full else held.prefixes
+
+    def add(self, delta: wire.Delta) -> Iterator[None]:
+        """Add one slice, pausing after each record so that the caller can let requests through.
+
+        Raises:
+            ChangeRefused: the slice belongs to another change, or names a store that is not known.
+        """
+        if delta.generation != self._generation or delta.full != self._full:
+            raise ChangeRefused("a slice of another change before this one's end")
+        for store_id in delta.removed_stores:
+            self._remove_store(store_id)
+            yield
+        for key_id in delta.removed_keys:
+            self._remove_key(key_id)
+            yield
+        for store_record in delta.stores:
+            self._put_store(store_record)
+            yield
+        for key_record in delta.keys:
+            self._put_key(key_record)
+            yield
+
+    def commit(self) -> None:
+        """Make the change the snapshot that is served.
+
+        Raises:
+            ChangeRefused: it would leave two stores of one prefix with the same access key id; what
+                was served before stays.
+        """
+        serving = self._serving
+        prefixes = self._prefixes if self._prefixes is not None else _index_prefixes(self._stores.values())
+        keyring = Keyring(self._generation, self._stores, prefixes)
+        if self._full:
+            serving._key_homes = {key_id: home for key_id, home in self._homes.items() if home}
+        else:
+            for key_id, home in self._homes.items():
+                if home is None:
+                    serving._key_homes.pop(key_id, None)
+                else:
+                    serving._key_homes[key_id] = home
+        if keyring.generation < serving.keyring.generation:
+            # An older database was accepted: leases for the newer one vouch for nothing here.
+            serving.leased_at = None
+        serving.keyring = keyring
+
+    def _home(self, key_id: str) -> tuple[str, str] | None:
+        if key_id in self._homes or self._full:
+            return self._homes.get(key_id)
+        return self._serving._key_homes.get(key_id)
+
+    def _writable(self, store_id: str) -> Store:
+        store = self._stores.get(store_id)
+        if store is None:
+            raise ChangeRefused(f"store {store_id} is not known")
+        if store_id not in self._own:
+            store = self._stores[store_id] = store.copy()
+            self._own.add(store_id)
+        return store
+
+    def _credential(self, record: wire.CredentialRecord, store_id: str) -> Credential:
+        # A credential that stays keeps its signing keys; one whose secret changed does not.
+        held = self._serving.keyring.stores.get(store_id)
+        for known in held.credentials if held is not None else ():
+            if known.access_key_id == record.access_key_id and compare_digest(known.secret, record.secret):
+                return known
+        return Credential(record, store_id)
+
+    def _put_store(self, record: wire.StoreRecord) -> None:
+        before = self._stores.get(record.id)
+        keys = {} if before is None else before.keys if record.id in self._own else dict(before.keys)
+        credentials = tuple(self._credential(item, record.id) for item in record.credentials)
+        self._stores[record.id] = Store(record, keys, credentials)
+        self._own.add(record.id)
+        self._prefixes = None
+
+    def _remove_store(self, store_id: str) -> None:
+        store = self._stores.pop(store_id, None)
+        if store is not None:
+            self._prefixes = None
+            self._own.discard(store_id)
+            for key in store.keys.values():
+                self._homes[key.id] = None
+
+    def _put_key(self, record: wire.KeyRecord) -> None:
+        self._remove_key(record.id)
+        store = self._writable(record.store_id)
+        if record.state == "DESTROYED":
+            return  # answered like a key that never was; its id stays reserved in the database
+        store.keys[record.external_key_id] = Key(record)
+        self._homes[record.id] = (record.store_id, record.external_key_id)
+
+    def _remove_key(self, key_id: str) -> None:
+        home = self._home(key_id)
+        if home is None:
+            return
+        store_id, external_key_id = home
+        if store_id in self._stores:
+            held = self._writable(store_id).keys.get(external_key_id)
+            if held is not None and held.id == key_id:
+                del self._writable(store_id).keys[external_key_id]
+        self._homes[key_id] = None

@@ -1,0 +1,325 @@
+"""The four operations of the XKS protocol, from a whole request to the answer's body.
+
+The order of checks is fixed (first wrong thing wins): path 404, method 405, body too big 501 (these
+three before the body is read, in app.py), signature 401, too little known to act on 503, JSON and
+fields 400, blocked store 400, key 404, rules 403, state 400, usage 400, sizes and algorithms 501,
+then cryptography.
+
+Everything here is synchronous on purpose: a request takes the keyring once and is done before the
+event loop can swap it, so a worker that has swapped has no request left under the older one.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+import logging
+import os
+import re
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from xks import __version__, aead, sigv4
+from xks.bodies import (
+    DecryptBody,
+    EncryptBody,
+    HealthBody,
+    MetadataBody,
+    RequestMetadata,
+    base64_field,
+    decode_body,
+)
+from xks.errors import (
+    AuthenticationFailedException,
+    DependencyTimeoutException,
+    InvalidCiphertextException,
+    InvalidKeyUsageException,
+    InvalidStateException,
+    InvalidUriPathException,
+    KeyNotFoundException,
+    UnsupportedOperationException,
+)
+from xks.keyring import Key, Keyring, Serving, Store
+from xks.policy import Judge, trust_iam
+
+log = logging.getLogger("keystead.xks")
+
+MAX_PLAINTEXT_BYTES = 8192
+"""Of plaintext and of ciphertext; the specification asks for 4,300 at least."""
+MAX_AAD_BYTES = 16384
+"""The specification asks for 8,192 at least."""
+MAX_PATH_CHARACTERS = 256
+"""The specification's limit for the whole URI; its server part is not known here."""
+
+Operation = Literal["metadata", "encrypt", "decrypt", "health"]
+
+_VERSION_PATH = "/kms/xks/v1/"
+_KEY_PATH = re.compile(r"keys/([A-Za-z0-9._-]{1,128})/(metadata|encrypt|decrypt)")
+
+
+class Route(NamedTuple):
+    """What a path asks for."""
+
+    prefix: str
+    operation: Operation
+    external_key_id: str
+
+
+def parse_path(path: str, query: str) -> Route:
+    """Take a request's path apart; whether its prefix is served is another question.
+
+    Raises:
+        InvalidUriPathException: not a path of the protocol.
+    """
+    prefix, found, tail = path.rpartition(_VERSION_PATH)
+    if found and not query and len(path) <= MAX_PATH_CHARACTERS:
+        if tail == "health":
+            return Route(prefix, "health", "")
+        match = _KEY_PATH.fullmatch(tail)
+        if match is not None and match[1] not in (".", ".."):
+            return Route(prefix, match[2], match[1])  # type: ignore[arg-type]
+    raise InvalidUriPathException("the URI path is not one of the external key store protocol")
+
+
+class Context:
+    """What is learnt about one request on the way, for its journal record."""
+
+    __slots__ = ("access_key_id", "generation", "key", "metadata", "region", "store", "version")
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.store: Store | None = None
+        """Set as soon as the signature has proved right; None means nothing may be believed."""
+        self.access_key_id = ""
+        self.region = ""
+        self.key: Key | None = None
+        self.version = 0
+        self.metadata: RequestMetadata | None = None
+
+
+class Request(NamedTuple):
+    """One whole request, its path taken apart and its body read.
+
+    ``authority`` is HTTP/2's :authority, None on HTTP/1.  ``deadline`` is on the boot-time clock,
+    seconds: nobody waits for the answer any longer then.
+    """
+
+    route: Route
+    method: str
+    path: str
+    headers: sigv4.Headers
+    authority: str | None
+    body: bytes
+    deadline: float
+
+
+class Engine:
+    """Answers requests from what a worker serves."""
+
+    def __init__(self, serving: Serving, *, node_name: str, judge: Judge = trust_iam) -> None:
+        """``node_name`` names this node in the health answer."""
+        self.serving = serving
+        self.node_name = node_name
+        self._judge = judge
+
+    def check_prefix(self, route: Route, boot_now: float) -> None:
+        """Refuse a path whose prefix is not served, before anything of the body is read.
+
+        Raises:
+            InvalidUriPathException: no store has that prefix.
+            DependencyTimeoutException: what is known is too old to say so.
+        """
+        if route.prefix not in self.serving.keyring.prefixes:
+            self._doubt(boot_now)
+            raise InvalidUriPathException("no key store is served under this URI path")
+
+    def answer(self, request: Request, context: Context, *, now: float, boot_now: float) -> bytes:
+        """Return the JSON body of a 200 answer, noting in ``context`` what is learnt on the way.
+
+        ``now`` is seconds since the epoch, ``boot_now`` the boot-time clock.
+
+        Raises:
+            XksError: the refusal to answer with.
+        """
+        keyring = self.serving.keyring
+        context.generation = keyring.generation
+        store = self._authenticate(keyring, request, context, now, boot_now)
+        if self.serving.expired(boot_now, store):
+            raise DependencyTimeoutException("this node has been out of touch with its database for too long")
+        if boot_now > request.deadline:
+            raise DependencyTimeoutException("the time budget of the request was over before work began")
+        operation = request.route.operation
+        if operation == "health":
+            health_body = decode_body(HealthBody, request.body)
+            context.metadata = health_body.request_metadata
+            _check_store(store)
+            return self._health(store)
+        if operation == "metadata":
+            metadata_body = decode_body(MetadataBody, request.body)
+            key = self._permitted_key(store, request.route, metadata_body.request_metadata, context)
+            return key.metadata_answer
+        if operation == "encrypt":
+            encrypt_body = decode_body(EncryptBody, request.body)
+            plaintext = base64_field("plaintext", encrypt_body.plaintext)
+            aad = base64_field("additionalAuthenticatedData", encrypt_body.additional_authenticated_data)
+            key = self._permitted_key(store, request.route, encrypt_body.request_metadata, context)
+            return _encrypt(key, encrypt_body, plaintext, aad, context)
+        decrypt_body = decode_body(DecryptBody, request.body)
+        sealed = aead.Sealed(
+            base64_field("ciphertext", decrypt_body.ciphertext),
+            base64_field("ciphertextMetadata", decrypt_body.ciphertext_metadata),
+            base64_field("initializationVector", decrypt_body.initialization_vector),
+            base64_field("authenticationTag", decrypt_body.authentication_tag),
+        )
+        aad = base64_field("additionalAuthenticatedData", decrypt_body.additional_authenticated_data)
+        key = self._permitted_key(store, request.route, decrypt_body.request_metadata, context)
+        return _decrypt(key, decrypt_body.encryption_algorithm, sealed, aad, context)
+
+    def _doubt(self, boot_now: float) -> None:
+        # "There is no such thing" is only worth saying while we know what there is.
+        if self.serving.expired(boot_now):
+            raise DependencyTimeoutException("this node has been out of touch with its database for too long")
+
+    def _authenticate(
+        self, keyring: Keyring, request: Request, context: Context, now: float, boot_now: float
+    ) -> Store:
+        credentials = keyring.prefixes.get(request.route.prefix)
+        if credentials is None:
+            self._doubt(boot_now)
+            raise InvalidUriPathException("no key store is served under this URI path")
+        try:
+            credential, region = sigv4.verify(
+                credentials,
+                method=request.method,
+                path=request.path,
+                headers=request.headers,
+                authority=request.authority,
+                body=request.body,
+                now=now,
+            )
+            store = keyring.stores[credential.store_id]
+            if store.allowed_regions and region not in store.allowed_regions:
+                raise AuthenticationFailedException(
+                    "the signature or its credential is not valid for this key store"
+                )
+        except AuthenticationFailedException:
+            self._doubt(boot_now)
+            raise
+        context.store = store
+        context.access_key_id = credential.access_key_id
+        context.region = region
+        return store
+
+    def _permitted_key(self, store: Store, route: Route, metadata: RequestMetadata, context: Context) -> Key:
+        """Return the key, after the checks that all operations on a key share."""
+        context.metadata = metadata
+        _check_store(store)
+        key = store.keys.get(route.external_key_id)
+        if key is None:
+            raise KeyNotFoundException("there is no such external key in this key store")
+        context.key = key
+        self._judge(store, key, route.operation, metadata)
+        return key
+
+    def _health(self, store: Store) -> bytes:
+        member = {
+            "id": self.node_name,
+            "model": f"Keystead {__version__} software keys",
+            "healthStatus": "ACTIVE" if self._self_test(store) else "UNAVAILABLE",
+        }
+        return msgspec.json.encode(
+            {
+                "xksProxyFleetSize": self.serving.fleet_size,
+                "xksProxyVendor": "Keystead",
+                "xksProxyModel": f"Keystead {__version__}",
+                "ekmVendor": "Keystead",
+                "ekmFleetDetails": [member],
+            }
+        )
+
+    def _self_test(self, store: Store) -> bool:
+        """Encrypt and decrypt with the store's health-check key, as a customer's request would be."""
+        key = store.keys.get(store.health_key_id) if store.health_key_id is not None else None
+        if key is None or key.refusal is not None:
+            log.warning("store %s has no usable health-check key: answering UNAVAILABLE", store.id)
+            return False
+        probe = os.urandom(32)
+        try:
+            sealed = aead.seal(key.current, key.current_version, probe, b"health")
+            return hmac.compare_digest(aead.unseal(key.versions, sealed, b"health"), probe)
+        except Exception as error:  # whatever it is, the honest answer is UNAVAILABLE
+            log.error("health check of store %s failed: %s", store.id, type(error).__name__)
+            return False
+
+
+def _check_store(store: Store) -> None:
+    if store.blocked:
+        raise InvalidStateException("the external key store is blocked")
+
+
+def _check_sizes(algorithm: str, data: bytes, aad: bytes) -> None:
+    if algorithm != "AES_GCM":
+        raise UnsupportedOperationException("the only encryptionAlgorithm is AES_GCM")
+    if len(data) > MAX_PLAINTEXT_BYTES:
+        raise UnsupportedOperationException(f"more than {MAX_PLAINTEXT_BYTES} bytes of data")
+    if len(aad) > MAX_AAD_BYTES:
+        raise UnsupportedOperationException(f"more than {MAX_AAD_BYTES} bytes of additionalAuthenticatedData")
+
+
+# Base64 needs no escaping in JSON, so the answer is put together as it is.
+_ENCRYPT_ANSWER = (
+    b'{"ciphertext":"%b","ciphertextMetadata":"%b","initializationVector":"%b","authenticationTag":"%b%b"}'
+)
+
+
+def _b64(data: bytes) -> bytes:
+    return binascii.b2a_base64(data, newline=False)
+
+
+def _encrypt(key: Key, body: EncryptBody, plaintext: bytes, aad: bytes, context: Context) -> bytes:
+    cdiv_algorithm = body.ciphertext_data_integrity_value_algorithm
+    if key.refusal is not None:
+        raise InvalidStateException(key.refusal)
+    if not key.can_encrypt:
+        raise InvalidKeyUsageException("the external key is not permitted to encrypt")
+    if cdiv_algorithm is not None and not key.can_decrypt:
+        # The value promises that a decrypt will succeed, which this key would refuse.
+        raise InvalidKeyUsageException(
+            "a ciphertextDataIntegrityValue needs a key that is permitted to decrypt"
+        )
+    _check_sizes(body.encryption_algorithm, plaintext, aad)
+    if cdiv_algorithm is not None and cdiv_algorithm != "SHA_256":
+        raise UnsupportedOperationException("the only ciphertextDataIntegrityValueAlgorithm is SHA_256")
+    context.version = key.current_version
+    sealed = aead.seal(key.current, key.current_version, plaintext, aad)
+    cdiv = b""
+    if cdiv_algorithm is not None:
+        value = aead.integrity_value(aad, sealed)
+        if not hmac.compare_digest(aead.unseal(key.versions, sealed, aad), plaintext):
+            raise RuntimeError("what was just encrypted did not decrypt to the plaintext")
+        cdiv = b'","ciphertextDataIntegrityValue":"' + _b64(value)
+    return _ENCRYPT_ANSWER % (
+        _b64(sealed.ciphertext),
+        _b64(sealed.metadata),
+        _b64(sealed.iv),
+        _b64(sealed.tag),
+        cdiv,
+    )
+
+
+def _decrypt(key: Key, algorithm: str, sealed: aead.Sealed, aad: bytes, context: Context) -> bytes:
+    if key.refusal is not None:
+        raise InvalidStateException(key.refusal)
+    if not key.can_decrypt:
+        raise InvalidKeyUsageException("the external key is not permitted to decrypt")
+    _check_sizes(algorithm, sealed.ciphertext, aad)
+    try:
+        plaintext = aead.unseal(key.versions, sealed, aad)
+    except aead.CiphertextInvalid:
+        raise InvalidCiphertextException(
+            "the ciphertext, its metadata, initialization vector, authentication tag or additional"
+            " authenticated data is not what was encrypted with this key"
+        ) from None
+    context.version = int.from_bytes(sealed.metadata[1:5], "big")
+    return b'{"plaintext":"%b"}' % _b64(plaintext)

@@ -1,0 +1,250 @@
+"""Runs the data plane: granian with N worker processes, from plain settings.
+
+``python -m xks.server`` takes them from the environment.  The processes here hold keys and face the
+network, so they are kept from everything else: the program starts itself anew without any
+environment variable that could hold a database address, a root key's place or cloud credentials.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from granian.constants import Interfaces, Loops, SSLProtocols
+from granian.http import HTTP1Settings, HTTP2Settings
+from granian.log import LogLevels
+from granian.server import MPServer
+
+from xks import tls
+from xks.app import App
+from xks.journal import MemoryJournal
+from xks.keyring import Serving
+from xks.operations import Engine
+from xks.worker import Link, harden_process
+
+log = logging.getLogger("keystead.xks")
+
+MAX_HEADER_BYTES = 16 * 1024
+"""Request line and headers together; more is answered with 431."""
+HEADER_TIMEOUT_MS = 60_000
+"""For the next request's headers to come; granian counts idle keep-alive connections so, too."""
+SHUTDOWN_S = 4
+"""Requests under way may take this long when the server is told to stop; then workers are killed."""
+RENEWAL_CHECK = timedelta(hours=6)
+
+_OURS = (
+    "KEYSTEAD_BIND",
+    "KEYSTEAD_DATA_DIR",
+    "KEYSTEAD_NODE_NAME",
+    "KEYSTEAD_XKS_BUDGET_MS",
+    "KEYSTEAD_XKS_PORT",
+    "KEYSTEAD_XKS_SOCKET",
+    "KEYSTEAD_XKS_TLS",
+    "KEYSTEAD_XKS_TLS_CERT",
+    "KEYSTEAD_XKS_TLS_KEY",
+    "KEYSTEAD_XKS_WORKERS",
+)
+_HARMLESS = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONUNBUFFERED",
+    "PYTHONWARNINGS",
+    "TMPDIR",
+    "TZ",
+)
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the message names it, the cause and the cure."""
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What the data plane needs to know.
+
+    ``certificate`` and ``key`` (PEM, the key PKCS#8 without a password) are None for a certificate
+    of the private CA kept in ``tls_folder``; with ``tls`` off plain HTTP is served, for use behind a
+    balancer that ends TLS.  ``budget_s`` is in seconds.
+    """
+
+    socket_path: str
+    tls_folder: Path
+    address: str = "127.0.0.1"
+    port: int = 8443
+    workers: int = 1
+    tls: bool = True
+    certificate: Path | None = None
+    key: Path | None = None
+    budget_s: float = 0.12
+    node_name: str = ""
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> ServerSettings:
+        """Read the KEYSTEAD_ variables listed in docs/configuration.md that concern this part.
+
+        Raises:
+            SettingsError: one of them is wrong.
+        """
+        data = Path(environ.get("KEYSTEAD_DATA_DIR") or "var")
+        certificate, key = environ.get("KEYSTEAD_XKS_TLS_CERT"), environ.get("KEYSTEAD_XKS_TLS_KEY")
+        if bool(certificate) != bool(key):
+            raise SettingsError("KEYSTEAD_XKS_TLS_CERT and KEYSTEAD_XKS_TLS_KEY: set both or neither")
+        switch = (environ.get("KEYSTEAD_XKS_TLS") or "on").lower()
+        if switch not in ("on", "off", "1", "0", "true", "false", "yes", "no"):
+            raise SettingsError(f"KEYSTEAD_XKS_TLS is {switch!r}: say on or off")
+        return cls(
+            socket_path=environ.get("KEYSTEAD_XKS_SOCKET") or str(data / "run" / "xks.sock"),
+            tls_folder=data / "tls",
+            address=environ.get("KEYSTEAD_BIND") or "127.0.0.1",
+            port=_number(environ, "KEYSTEAD_XKS_PORT", 8443, 1, 65535),
+            workers=_number(environ, "KEYSTEAD_XKS_WORKERS", 1, 1, 64),
+            tls=switch in ("on", "1", "true", "yes"),
+            certificate=Path(certificate) if certificate else None,
+            key=Path(key) if key else None,
+            budget_s=_number(environ, "KEYSTEAD_XKS_BUDGET_MS", 120, 1, 60_000) / 1000,
+            node_name=environ.get("KEYSTEAD_NODE_NAME") or socket.gethostname(),
+        )
+
+    def to_environment(self) -> dict[str, str]:
+        """Return the variables from which :meth:`from_environment` makes the same settings."""
+        named = {
+            "KEYSTEAD_DATA_DIR": str(self.tls_folder.parent),
+            "KEYSTEAD_XKS_SOCKET": self.socket_path,
+            "KEYSTEAD_BIND": self.address,
+            "KEYSTEAD_XKS_PORT": str(self.port),
+            "KEYSTEAD_XKS_WORKERS": str(self.workers),
+            "KEYSTEAD_XKS_TLS": "on" if self.tls else "off",
+            "KEYSTEAD_XKS_TLS_CERT": str(self.certificate or ""),
+            "KEYSTEAD_XKS_TLS_KEY": str(self.key or ""),
+            "KEYSTEAD_XKS_BUDGET_MS": str(round(self.budget_s * 1000)),
+            "KEYSTEAD_NODE_NAME": self.node_name,
+        }
+        return {name: value for name, value in named.items() if value}
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of ``environ`` that the data plane may see."""
+    return {name: environ[name] for name in (*_OURS, *_HARMLESS) if name in environ}
+
+
+def command() -> list[str]:
+    """Return the command line that runs the data plane; give it a clean environment."""
+    return [sys.executable, "-m", "xks.server"]
+
+
+def make_app(settings: ServerSettings) -> App:
+    """Build the application; called in each worker process."""
+    serving = Serving()
+    return App(
+        Engine(serving, node_name=settings.node_name or socket.gethostname()),
+        journal=MemoryJournal(),
+        link=Link(serving, settings.socket_path),
+        budget_s=settings.budget_s,
+    )
+
+
+def make_server(settings: ServerSettings) -> MPServer:
+    """Build the granian server, the certificate made where it is missing.
+
+    Raises:
+        SettingsError: the certificate or its key cannot be used.
+        OSError: a file cannot be read or written.
+    """
+    certificate, key = settings.certificate, settings.key
+    if settings.tls and certificate is None:
+        tls.ensure_certificate(settings.tls_folder)
+        files = tls.certificate_files(settings.tls_folder)
+        certificate, key = files.certificate, files.key
+    try:
+        return MPServer(
+            "xks.app",
+            address=settings.address,
+            port=settings.port,
+            interface=Interfaces.RSGI,
+            workers=settings.workers,
+            loop=Loops.uvloop,
+            websockets=False,
+            # Idle connections count too, and KMS keeps many.
+            backlog=4096,
+            backpressure=4096,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES
+            ),
+            http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES),
+            log_level=LogLevels.warning,
+            ssl_cert=certificate if settings.tls else None,
+            ssl_key=key if settings.tls else None,
+            ssl_protocol_min=SSLProtocols.tls12,
+            respawn_failed_workers=True,
+            workers_kill_timeout=SHUTDOWN_S,
+        )
+    except ValueError as error:  # ssl.SSLError is one
+        raise SettingsError(f"the XKS certificate or its key cannot be used: {error}") from None
+
+
+def serve(settings: ServerSettings) -> None:
+    """Serve until told to stop by SIGTERM or SIGINT; a worker that dies is started again.
+
+    SIGHUP starts the workers anew one by one, with the certificate as it then is.
+
+    Raises:
+        SettingsError, OSError: as :func:`make_server`.
+    """
+    server = make_server(settings)
+    if settings.tls and settings.certificate is None:
+        threading.Thread(target=_keep_certificate, args=(settings.tls_folder,), daemon=True).start()
+    # granian takes an object with __rsgi__ as well as a function; its annotation knows functions only.
+    load: Callable[..., Any] = functools.partial(make_app, settings)
+    server.serve(target_loader=load, wrap_loader=False)
+
+
+def _keep_certificate(folder: Path) -> None:
+    waiting = threading.Event()
+    while not waiting.wait(RENEWAL_CHECK.total_seconds()):
+        try:
+            renewed = tls.ensure_certificate(folder)
+        except OSError as error:
+            log.error("the XKS certificate could not be renewed: %s", error)
+            continue
+        if renewed:
+            log.warning("the XKS certificate was renewed: starting the workers anew with it")
+            os.kill(os.getpid(), signal.SIGHUP)
+
+
+def _number(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:
+    text = environ.get(name) or str(default)
+    if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        raise SettingsError(f"{name} is {text!r}: give a number from {least} to {most}")
+    return int(text)
+
+
+def main() -> None:
+    """Run the data plane with the settings of the environment."""
+    clean = clean_environment(os.environ)
+    telling = ("KEYSTEAD_", "AWS_", "PG", "DJANGO_")
+    if any(name.startswith(telling) for name in os.environ.keys() - clean.keys()):
+        # Deleting them would leave them readable in /proc/<pid>/environ.
+        os.execve(sys.executable, command(), clean)  # noqa: S606
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        harden_process()
+        serve(ServerSettings.from_environment(os.environ))
+    except (SettingsError, OSError) as error:
+        sys.exit(f"keystead xks serve: {error}")
+
+
+if __name__ == "__main__":
+    main()
