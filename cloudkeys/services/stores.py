@@ -1,0 +1,430 @@
+"""External key stores: the proxy face with its credentials, and the AWS store of each region."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from django.conf import settings
+from django.utils import timezone
+
+from cloudkeys import naming
+from cloudkeys.models import AwsStoreLink, CloudKey, KeyVersion, Operation, XksCredential, XksKeyStore
+from cloudkeys.operations import start_operation
+from cloudkeys.services.rows import require_live_vault, save_revision
+from vault.actions import Action
+from vault.actors import Actor
+from vault.approvals import check_approval
+from vault.changes import Change, change, snapshot
+from vault.errors import Conflict, NotFound, ValidationFailed, check_revision
+from vault.keys import seal, unseal
+from vault.models import GenerationChange
+from vault.permissions import Permission
+from vault.secret import Secret
+
+HEALTH_CHECK_NAME = "health-check"
+_LINK_AUDITED = (
+    "region", "name", "custom_key_store_id", "linked", "endpoint", "connectivity", "vpc_endpoint_service_name", "state",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NewCredential:
+    """A credential with its secret, for the one moment in which it is shown."""
+
+    credential: XksCredential
+    secret: Secret
+
+    def console_file(self) -> dict[str, Any]:
+        """The JSON file that the AWS console takes ("Upload configuration file"). Holds the secret."""
+        return {
+            "XksProxyUriPath": self.credential.store.path_prefix + naming.XKS_API_PATH,
+            "XksProxyAuthenticationCredential": {
+                "AccessKeyId": self.credential.access_key_id,
+                "RawSecretAccessKey": self.secret.reveal_text(),
+            },
+        }
+
+
+@dataclass(frozen=True)
+class LinkRequest:
+    """What to make, or to note, in one AWS region."""
+
+    region: str
+    linked: bool = True
+    name: str = ""
+    endpoint: str = ""
+    connectivity: str = AwsStoreLink.Connectivity.PUBLIC_ENDPOINT
+    vpc_endpoint_service_name: str = ""
+
+
+@dataclass(frozen=True)
+class LinkAdded:
+    """A store link, and the Operation that makes its AWS side when linked."""
+
+    link: AwsStoreLink
+    operation: Operation | None
+
+
+def add_health_check_key(tx: Change, store: XksKeyStore) -> CloudKey:
+    """The key that health uses: neither exportable nor deletable, usable for all, visible (CCKM's attributes)."""
+    key = CloudKey(
+        vault=store.vault, key_set=store.key_set, store=store, kind=CloudKey.Kind.HEALTH_CHECK, name=HEALTH_CHECK_NAME,
+        description="Health checks of this store encrypt and decrypt with this key.",
+        external_key_id=f"health-{uuid4().hex}", exportable=False, deletable=False, rotated_at=timezone.now(),
+        permitted_uses=["ENCRYPT", "DECRYPT", "WRAP", "UNWRAP"],
+    )  # fmt: skip
+    key.save(force_insert=True)
+    add_version(key, 1)
+    tx.audit(Action.CLOUD_KEY_CREATE, key, after=snapshot(key, "kind", "external_key_id", "permitted_uses"))
+    tx.touch(GenerationChange.Kind.KEY, key.pk)
+    return key
+
+
+def add_version(key: CloudKey, number: int, *, activated: bool = True) -> KeyVersion:
+    """New AES-256 material from the system's random generator, sealed under the vault's KEK."""
+    version = KeyVersion(vault=key.vault, cloud_key=key, number=number, protection=key.key_set.protection)
+    version.activated_at = timezone.now() if activated else None
+    seal(version, "material", os.urandom(32))
+    version.save(force_insert=True)
+    return version
+
+
+def add_credential(tx: Change, store: XksKeyStore) -> NewCredential:
+    """A further live credential. Its secret is returned for its only showing."""
+    credential = XksCredential(
+        vault=store.vault, store=store, access_key_id=naming.new_xks_access_key_id(), shown_at=timezone.now()
+    )
+    secret = naming.new_xks_secret()
+    seal(credential, "secret_access_key", secret)
+    credential.save(force_insert=True)
+    tx.audit(Action.XKS_CREDENTIAL_CREATE, credential, after={"access_key_id": credential.access_key_id})
+    tx.audit(Action.XKS_CREDENTIAL_SHOW, credential)
+    tx.touch(GenerationChange.Kind.STORE, store.pk)
+    return NewCredential(credential, secret)
+
+
+def create_xks_credential(actor: Actor, store_id: UUID) -> NewCredential:
+    """Make a second (third, ...) live credential for a store; the others stay valid."""
+    with change(actor) as tx:
+        store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_CREDENTIALS_MANAGE, lock=True)
+        require_live_vault(store.vault)
+        return add_credential(tx, store)
+
+
+def retire_xks_credential(
+    actor: Actor, credential_id: UUID, *, even_the_last: bool = False
+) -> tuple[XksCredential, int]:
+    """Revoke a credential in the data plane and erase its secret; returns it with the generation to wait for.
+
+    Raises Conflict for the store's last live one unless `even_the_last`: AWS could then reach no key of the store.
+    """
+    with change(actor) as tx:
+        credential: XksCredential = actor.fetch(
+            XksCredential, credential_id, Permission.XKS_CREDENTIALS_MANAGE, lock=True
+        )
+        XksKeyStore.objects.select_for_update().get(pk=credential.store_id)
+        if credential.state == XksCredential.State.RETIRED:
+            raise Conflict("This credential is retired already.")
+        others = credential.store.credentials.filter(state=XksCredential.State.ACTIVE).exclude(
+            pk=credential.pk
+        )
+        if not others.exists() and not even_the_last:
+            raise Conflict(
+                "This is the store's last live credential: without it AWS can use none of its keys.",
+                cure="Make another one and give it to AWS first; to cut AWS off at once, block the store.",
+            )
+        credential.state = XksCredential.State.RETIRED
+        credential.retired_at = timezone.now()
+        credential.secret_access_key = None
+        credential.save(update_fields=["state", "retired_at", "secret_access_key"])
+        tx.audit(Action.XKS_CREDENTIAL_RETIRE, credential)
+        tx.touch(GenerationChange.Kind.STORE, credential.store_id)
+    return credential, tx.generation or 0
+
+
+def reveal_conformance_credential(actor: Actor, store: XksKeyStore) -> NewCredential:
+    """The live credential of a store made only to check this endpoint; the one kind whose secret is shown again."""
+    actor.require(Permission.XKS_CREDENTIALS_MANAGE, store)
+    if not store.is_conformance:
+        raise Conflict("A credential's secret is shown once, when it is made.", cure="Make a new credential.")
+    credential = store.credentials.filter(state=XksCredential.State.ACTIVE).first()
+    if credential is None:
+        return create_xks_credential(actor, store.pk)
+    with change(actor) as tx:
+        tx.audit(Action.XKS_CREDENTIAL_SHOW, credential)
+    return NewCredential(credential, unseal(credential, "secret_access_key"))
+
+
+def update_xks_store(
+    actor: Actor, store_id: UUID, changes: Mapping[str, Any], *, expected_revision: int | None = None
+) -> XksKeyStore:
+    """Change `max_staleness_s` or `allowed_regions`. The path prefix is what AWS knows the store by, and stays."""
+    with change(actor) as tx:
+        store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_MANAGE, lock=True)
+        check_revision(store, expected_revision)
+        before = snapshot(store, "max_staleness_s", "allowed_regions")
+        for name, value in changes.items():
+            if name == "max_staleness_s":
+                if value is not None and not 1 <= value <= 86400:
+                    raise ValidationFailed(
+                        "Staleness is 1 to 86,400 seconds.", field=name, cure="Leave it out for the default."
+                    )
+                store.max_staleness_s = value
+            elif name == "allowed_regions":
+                store.allowed_regions = sorted({_check_signing_region(region) for region in value})
+            else:
+                raise ValidationFailed(
+                    "This cannot be changed.", field=name, cure="Make a new key set instead."
+                )
+        save_revision(store, "max_staleness_s", "allowed_regions")
+        tx.audit(
+            Action.XKS_STORE_UPDATE,
+            store,
+            before=before,
+            after=snapshot(store, "max_staleness_s", "allowed_regions"),
+        )
+        tx.touch(GenerationChange.Kind.STORE, store.pk)
+    return store
+
+
+def block_xks_store(actor: Actor, store_id: UUID, *, reason: str) -> tuple[XksKeyStore, int]:
+    """Refuse every call for this store in the data plane, health too; returns the generation to wait for."""
+    with change(actor) as tx:
+        store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_BLOCK, lock=True)
+        _set_blocked(tx, store, True, Action.XKS_STORE_BLOCK, reason)
+    return store, tx.generation or 0
+
+
+def unblock_xks_store(actor: Actor, store_id: UUID, *, reason: str = "") -> tuple[XksKeyStore, int]:
+    """Serve the store again. May raise NeedsApproval."""
+    with change(actor) as tx:
+        store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_UNBLOCK, lock=True)
+        check_approval(actor, Action.XKS_STORE_UNBLOCK, store)
+        _set_blocked(tx, store, False, Action.XKS_STORE_UNBLOCK, reason)
+    return store, tx.generation or 0
+
+
+def create_store_link(actor: Actor, store_id: UUID, request: LinkRequest) -> LinkAdded:
+    """Add the AWS store of one more region: linked (Keystead makes it) or not (the admin does, in the console)."""
+    with change(actor) as tx:
+        store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_MANAGE, lock=True)
+        require_live_vault(store.vault)
+        return add_link(actor, tx, store, request)
+
+
+def add_link(
+    actor: Actor, tx: Change, store: XksKeyStore, request: LinkRequest, *, field: str = ""
+) -> LinkAdded:
+    """As `create_store_link`, inside a running change; `field` names the place of the request in the caller's input."""
+    at = f"{field}." if field else ""
+    account = store.key_set.csp_account
+    if request.linked and account is None:
+        raise ValidationFailed(
+            "A linked store needs a CSP account on its key set.",
+            field=f"{at}linked",
+            cure="Choose a CSP account, or unlinked.",
+        )
+    partition = account.partition if account is not None else "aws"
+    link = AwsStoreLink(
+        vault=store.vault, store=store, region=naming.check_region(request.region, partition, field=f"{at}region"),
+        name=naming.check_name(request.name or store.key_set.name, field=f"{at}name", limit=256),
+        endpoint=naming.check_endpoint(request.endpoint or settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT, field=f"{at}endpoint"),
+        connectivity=request.connectivity, vpc_endpoint_service_name=request.vpc_endpoint_service_name,
+        linked=request.linked, state=AwsStoreLink.State.PENDING if request.linked else AwsStoreLink.State.NOT_LINKED,
+    )  # fmt: skip
+    _check_connectivity(link, at)
+    existing = AwsStoreLink.objects.filter(store=store, region=link.region).first()
+    if existing is not None and existing.state != AwsStoreLink.State.GONE:
+        raise ValidationFailed(
+            f"This store has an AWS key store in {link.region} already.",
+            field=f"{at}region",
+            cure="Choose another region.",
+        )
+    if existing is not None:
+        existing.delete()
+    link.save(force_insert=True)
+    tx.audit(Action.STORE_LINK_CREATE, link, after=snapshot(link, *_LINK_AUDITED))
+    operation = start_operation(actor, "store_link.create", link) if link.linked else None
+    return LinkAdded(link, operation)
+
+
+def link_store(actor: Actor, link_id: UUID, *, custom_key_store_id: str = "") -> LinkAdded:
+    """Link an unlinked store: adopt the given AWS key store after AWS confirms it, or make what is missing."""
+    with change(actor) as tx:
+        link = _locked_link(actor, link_id)
+        if link.linked and link.state not in (AwsStoreLink.State.FAILED, AwsStoreLink.State.GONE):
+            raise Conflict("This store is linked already.")
+        if link.store.key_set.csp_account is None:
+            raise Conflict(
+                "This key set has no CSP account to reach AWS with.",
+                cure="Make the key set under a CSP account.",
+            )
+        kind = "store_link.link" if custom_key_store_id else "store_link.create"
+        operation = start_operation(
+            actor,
+            kind,
+            link,
+            input={"custom_key_store_id": custom_key_store_id} if custom_key_store_id else None,
+        )
+        tx.audit(Action.STORE_LINK_LINK, link, detail={"custom_key_store_id": custom_key_store_id})
+    return LinkAdded(link, operation)
+
+
+def connect_store(actor: Actor, link_id: UUID) -> Operation:
+    """Have AWS connect to the store; CONNECTED or the connection error code ends the Operation."""
+    return _start(actor, link_id, "store_link.connect", Action.STORE_LINK_CONNECT)
+
+
+def disconnect_store(actor: Actor, link_id: UUID) -> Operation:
+    """Have AWS disconnect: its KMS keys become Unavailable until it is connected again."""
+    return _start(actor, link_id, "store_link.disconnect", Action.STORE_LINK_DISCONNECT)
+
+
+def refresh_store(actor: Actor, link_id: UUID) -> Operation:
+    """Read what AWS says of the store into `cloud_state`."""
+    return _start(actor, link_id, "store_link.refresh", Action.STORE_LINK_REFRESH)
+
+
+def delete_store_link(actor: Actor, link_id: UUID) -> Operation | None:
+    """Delete the AWS key store (disconnected and empty of KMS keys), or forget an unlinked one. Raises Conflict."""
+    with change(actor) as tx:
+        link = _locked_link(actor, link_id)
+        pointers = (
+            link.cloud_keys.filter(pointer_state__in=["PENDING", "LINKED", "FAILED"])
+            .exclude(state="DESTROYED")
+            .count()
+        )
+        if link.linked and pointers:
+            raise Conflict(
+                f"{pointers} KMS key{'s' if pointers > 1 else ''} of this store {'are' if pointers > 1 else 'is'} still in AWS.",
+                cure="Schedule their deletion and wait for its end.",
+            )
+        tx.audit(Action.STORE_LINK_DELETE, link, before=snapshot(link, *_LINK_AUDITED))
+        if link.linked and link.custom_key_store_id:
+            return start_operation(actor, "store_link.delete", link)
+        link.cloud_keys.update(link=None)
+        link.delete()
+    return None
+
+
+def update_store_link(
+    actor: Actor, link_id: UUID, changes: Mapping[str, Any], *, expected_revision: int | None = None
+) -> LinkAdded:
+    """Change name, endpoint or connectivity; a linked store is brought in line in AWS (disconnected for what needs it)."""
+    with change(actor) as tx:
+        link = _locked_link(actor, link_id)
+        check_revision(link, expected_revision)
+        before = snapshot(link, *_LINK_AUDITED)
+        for name, value in changes.items():
+            match name:
+                case "name":
+                    link.name = naming.check_name(value, limit=256)
+                case "endpoint":
+                    link.endpoint = naming.check_endpoint(value)
+                case "connectivity" | "vpc_endpoint_service_name":
+                    setattr(link, name, value)
+                case "custom_key_store_id" if not link.linked:
+                    link.custom_key_store_id = value
+                case _:
+                    raise ValidationFailed(
+                        "This cannot be changed.", field=name, cure="Delete the store and make another."
+                    )
+        _check_connectivity(link, "")
+        save_revision(
+            link, "name", "endpoint", "connectivity", "vpc_endpoint_service_name", "custom_key_store_id"
+        )
+        tx.audit(Action.STORE_LINK_UPDATE, link, before=before, after=snapshot(link, *_LINK_AUDITED))
+        operation = (
+            start_operation(actor, "store_link.update", link)
+            if link.linked and link.custom_key_store_id
+            else None
+        )
+    return LinkAdded(link, operation)
+
+
+def _start(actor: Actor, link_id: UUID, kind: str, action: Action) -> Operation:
+    with change(actor) as tx:
+        link = _locked_link(actor, link_id)
+        if not link.linked or not link.custom_key_store_id:
+            raise Conflict(
+                "Keystead does not drive this AWS key store.",
+                cure="Do it in the AWS console, or link the store first.",
+            )
+        operation = start_operation(actor, kind, link)
+        tx.audit(action, link, detail={"operation": str(operation.pk)})
+    return operation
+
+
+def _locked_link(actor: Actor, link_id: UUID) -> AwsStoreLink:
+    link: AwsStoreLink = actor.fetch(AwsStoreLink, link_id, Permission.XKS_STORES_MANAGE, lock=True)
+    require_live_vault(link.vault)
+    return link
+
+
+def _set_blocked(tx: Change, store: XksKeyStore, blocked: bool, action: Action, reason: str) -> None:
+    before = snapshot(store, "blocked")
+    store.blocked = blocked
+    store.blocked_reason = reason[:1000] if blocked else ""
+    save_revision(store, "blocked", "blocked_reason")
+    tx.audit(
+        action,
+        store,
+        before=before,
+        after=snapshot(store, "blocked"),
+        reason=reason,
+        target_name=store.key_set.name,
+    )
+    tx.touch(GenerationChange.Kind.STORE, store.pk)
+
+
+def _check_connectivity(link: AwsStoreLink, at: str) -> None:
+    if link.connectivity not in AwsStoreLink.Connectivity.values:
+        raise ValidationFailed(
+            "This connectivity is unknown.",
+            field=f"{at}connectivity",
+            cure=f"Give one of {', '.join(AwsStoreLink.Connectivity.values)}.",
+        )
+    if link.connectivity == AwsStoreLink.Connectivity.VPC_ENDPOINT_SERVICE:
+        naming.check_vpc_service_name(link.vpc_endpoint_service_name, field=f"{at}vpc_endpoint_service_name")
+    elif link.vpc_endpoint_service_name:
+        raise ValidationFailed(
+            "A public endpoint has no VPC endpoint service.",
+            field=f"{at}vpc_endpoint_service_name",
+            cure="Leave it out, or choose VPC_ENDPOINT_SERVICE.",
+        )
+
+
+def _check_signing_region(region: Any) -> str:
+    if (
+        not isinstance(region, str)
+        or not 1 <= len(region) <= 32
+        or not region.replace("-", "").isalnum()
+        or region != region.lower()
+    ):
+        raise ValidationFailed(
+            "A signing region has 1 to 32 small letters, digits and '-'.",
+            field="allowed_regions",
+            cure="Take eu-west-1, for example.",
+        )
+    return region
+
+
+def prefix_taken() -> ValidationFailed:
+    """The error for a path prefix that another store of this installation has."""
+    return ValidationFailed(
+        "Another store of this installation has this path prefix.",
+        field="path_prefix",
+        cure="Choose another, or leave it out and one is made.",
+    )
+
+
+def find_health_check_key(store: XksKeyStore) -> CloudKey:
+    """The store's health-check key. Raises NotFound."""
+    key = store.cloud_keys.filter(kind=CloudKey.Kind.HEALTH_CHECK).first()
+    if key is None:
+        raise NotFound("This store has no health-check key.")
+    return key
