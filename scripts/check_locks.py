@@ -72,5 +72,9 @@ def check(root: Path) -> list[str]:
 
 if __name__ == "__main__":
     found = check(ROOT)
-    print("\n".join(found) if found else "lock files: every requirement exact and hashed, in step with pyproject.toml")
+    print(
+        "\n".join(found)
+        if found
+        else "lock files: every requirement exact and hashed, in step with pyproject.toml"
+    )
     sys.exit(1 if found else 0)

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core import checks
+from django.core.checks import CheckMessage, Error, register
 
 from vault import env
 
@@ -143,15 +144,17 @@ def check_servers(**kwargs: Any) -> list[CheckMessage]:
     if not env.is_set("KEYSTEAD_SECRET_KEY"):
         found.append(
             Error(
-                "KEYSTEAD_DATABASE_URL is set but KEYSTEAD_SECRET_KEY is not: nodes would not accept each other's sessions.",
+                "KEYSTEAD_DATABASE_URL is set but KEYSTEAD_SECRET_KEY is not: "
+                "nodes would not accept each other's sessions.",
                 hint=env.SETTINGS["KEYSTEAD_SECRET_KEY"].cure,
                 id="keystead.E012",
             )
         )
     if not env.is_set("KEYSTEAD_REDIS_URL"):
         found.append(
-            Warning(
-                "KEYSTEAD_DATABASE_URL is set but KEYSTEAD_REDIS_URL is not: tasks and rate limits stay on this node.",
+            checks.Warning(
+                "KEYSTEAD_DATABASE_URL is set but KEYSTEAD_REDIS_URL is not: "
+                "tasks and rate limits stay on this node.",
                 hint="Give KEYSTEAD_REDIS_URL when there is more than one node.",
                 id="keystead.W001",
             )
@@ -195,7 +198,8 @@ def check_web(**kwargs: Any) -> list[CheckMessage]:
     if url.scheme == "http" and not _is_local_name(url.hostname or ""):
         found.append(
             Error(
-                "KEYSTEAD_PUBLIC_URL is http on a host that is not this machine: passwords would cross the network in clear.",
+                "KEYSTEAD_PUBLIC_URL is http on a host that is not this machine: "
+                "passwords would cross the network in clear.",
                 hint="Write https in KEYSTEAD_PUBLIC_URL and let this process or a trusted proxy end TLS.",
                 id="keystead.E020",
             )
@@ -339,11 +343,11 @@ def _check_certificate(cert_name: str, key_name: str, host: str | None) -> Itera
     if left.total_seconds() <= 0:
         yield Error(f"{cert_name}: {cert_path} has expired.", hint="Give a valid one.", id="keystead.E022")
     elif left.days < 14:
-        yield Warning(
+        yield checks.Warning(
             f"{cert_name}: {cert_path} ends in {left.days} days.", hint="Renew it.", id="keystead.W003"
         )
     if host is not None and not _covers(certificate, host):
-        yield Warning(
+        yield checks.Warning(
             f"{cert_name} does not cover {host}, the host of KEYSTEAD_XKS_PUBLIC_ENDPOINT.",
             hint="AWS refuses such an endpoint unless a balancer in front has the right certificate.",
             id="keystead.W002",

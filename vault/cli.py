@@ -131,7 +131,6 @@ def run_command(name: str, app: str, arguments: list[str]) -> int:
         hide_plumbing(parser)
         options = vars(parser.parse_args(arguments))
         positional = options.pop("args", ())
-        command._called_from_command_line = True
         if command.requires_system_checks and not options.get("skip_checks"):
             from vault import startup
 

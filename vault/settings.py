@@ -179,6 +179,7 @@ CSRF_COOKIE_NAME = "__Host-keystead-csrf" if BEHIND_TLS else "keystead-csrf"
 # --- answers --------------------------------------------------------------------------------------------------
 
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if BEHIND_TLS else 0
+SECURE_SSL_REDIRECT = BEHIND_TLS
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
@@ -235,3 +236,9 @@ if _mail is not None:
 else:
     # Nothing may be mailed to nowhere in silence: code asks MAIL_CONFIGURED and shows once instead.
     EMAIL_BACKEND = "django.core.mail.backends.dummy.EmailBackend"
+
+SILENCED_SYSTEM_CHECKS = [
+    # HSTS for subdomains and in browsers' preload lists would bind hosts that are not Keystead's.
+    "security.W005",
+    "security.W021",
+]

@@ -193,7 +193,7 @@ class Supervisor:
         state.restart_at = None
         state.started = time.monotonic()
         try:
-            state.process = subprocess.Popen(  # noqa: S603 (our own parts)
+            state.process = subprocess.Popen(
                 [*guard, *part.command],
                 env=dict(part.environ),
                 stdin=subprocess.DEVNULL,

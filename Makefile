@@ -1,0 +1,57 @@
+# Every target does its own set-up the first time; `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+RUNTIME := .venv/.ready-runtime
+DEV := .venv/.ready-dev
+PACKAGES := .venv/.ready-packages
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(RUNTIME): requirements/runtime.lock scripts/setup.sh scripts/install_project.py
+	@scripts/setup.sh runtime
+
+$(DEV): requirements/dev.lock scripts/setup.sh scripts/install_project.py
+	@scripts/setup.sh dev
+
+$(PACKAGES): scripts/packages.sh
+	@scripts/packages.sh test
+	@mkdir -p .venv && touch $@
+
+.PHONY: run
+run: $(RUNTIME) ## Start Keystead on this machine (Ctrl-C stops it)
+	@exec $(BIN)/keystead serve
+
+.PHONY: demo
+demo: $(RUNTIME) ## Walk the whole guide in a temporary folder (KEEP=1 leaves it running)
+	@exec $(BIN)/python scripts/demo.py $(if $(KEEP),--keep)
+
+.PHONY: test
+test: $(DEV) $(PACKAGES) ## Run the tests, on PostgreSQL and again on SQLite
+	@$(BIN)/python scripts/run_tests.py $(ARGS)
+
+.PHONY: test-long
+test-long: $(DEV) $(PACKAGES) ## Run the tests that take minutes
+	@$(BIN)/python scripts/run_tests.py --long $(ARGS)
+
+.PHONY: check
+check: $(DEV) ## Check style, types, layers, migrations, deployment settings, lock files, licences
+	@scripts/check.sh
+
+.PHONY: audit
+audit: $(DEV) ## Look for known vulnerabilities in what the lock files name (asks the network)
+	@scripts/audit.sh
+
+.PHONY: lock
+lock: $(DEV) ## Rewrite the lock files (P="name ..." raises only these)
+	@scripts/lock.sh $(P)
+
+.PHONY: clean
+clean: ## Remove what the targets made, but never the data folder
+	@rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
