@@ -27,7 +27,9 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 STREAMING_SIGNED = "STREAMING-AWS4-HMAC-SHA256-PAYLOAD"
 STREAMING_UNSIGNED = "STREAMING-UNSIGNED-PAYLOAD-TRAILER"
 _CREDENTIAL = re.compile(r"([\w-]{4,128})/([0-9]{8})/([a-z0-9-]{1,32})/([a-z0-9-]{1,32})/aws4_request")
-_HEADER = re.compile(rf"{ALGORITHM} +Credential=([^, ]+), *SignedHeaders=([^, ]+), *Signature=([0-9a-f]{{64}})")
+_HEADER = re.compile(
+    rf"{ALGORITHM} +Credential=([^, ]+), *SignedHeaders=([^, ]+), *Signature=([0-9a-f]{{64}})"
+)
 _DATE = "%Y%m%dT%H%M%SZ"
 
 
@@ -82,7 +84,9 @@ def read_signature(request: SignedRequest, service: str) -> Signature:
         timestamp = request.headers.get("x-amz-date", "")
         token, presigned_s = request.headers.get("x-amz-security-token"), None
     else:
-        fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in query_pairs(request.query)}
+        fields = {
+            name.decode("latin-1"): value.decode("latin-1") for name, value in query_pairs(request.query)
+        }
         if "X-Amz-Signature" not in fields:
             raise errors.common("missing", service)
         try:
@@ -142,7 +146,8 @@ def _payload_hash(request: SignedRequest, claim: Signature) -> str:
 def canonical_request(request: SignedRequest, claim: Signature) -> str:
     """The canonical request of the signature's own SignedHeaders."""
     headers = "".join(
-        f"{name}:{re.sub(' +', ' ', request.headers.get(name, '').strip())}\n" for name in claim.signed_headers
+        f"{name}:{re.sub(' +', ' ', request.headers.get(name, '').strip())}\n"
+        for name in claim.signed_headers
     )
     return "\n".join(
         (
@@ -196,7 +201,9 @@ def _check_time(claim: Signature, service: str) -> None:
         raise errors.common("incomplete", service) from None
     if not claim.timestamp.startswith(claim.date):
         raise errors.common(
-            "signature", service, "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date."
+            "signature",
+            service,
+            "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date.",
         )
     age, skew = time.time() - signed_at, SKEW_S.get(service, DEFAULT_SKEW_S)
     if claim.presigned_s is not None:
@@ -281,5 +288,7 @@ def _decode_chunks(request: SignedRequest, claim: Signature, key: bytes | None) 
         position = end + 2 + size + 2
     stated = request.headers.get("x-amz-decoded-content-length")
     if stated != str(len(payload)):
-        raise AwsError("IncompleteBody", "The body is not of the length that x-amz-decoded-content-length states.")
+        raise AwsError(
+            "IncompleteBody", "The body is not of the length that x-amz-decoded-content-length states."
+        )
     return bytes(payload)

@@ -40,7 +40,8 @@ class Settings:
 
     ``data_dir`` is the folder of the simulator's own state (``<data dir>/simulator``). ``xks_ca_file`` is the
     PEM bundle that stands for AWS's list of trusted authorities (None: the system's). ``connect_to`` sends a
-    host name (as in ``https://<host>``) to an address and port of this machine. ``xks_timeout_s`` is the time
+    host name (as in ``https://<host>``) to an address and port of this machine; no other host is ever called.
+    ``max_custom_key_stores`` is AWS's quota by account and region. ``xks_timeout_s`` is the time
     in seconds that KMS waits for an external key store proxy, connection included (AWS: 0.25).
     """
 
@@ -53,6 +54,7 @@ class Settings:
     connect_to: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     xks_timeout_s: float = 0.25
     max_body_bytes: int = 256 * 1024 * 1024
+    max_custom_key_stores: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,5 +166,6 @@ def check_region(region: str) -> None:
     """Raise AwsError when the name is not a region of the partition ``aws``."""
     if not REGION_PATTERN.fullmatch(region):
         raise AwsError(
-            "UnrecognizedClientException", f"Credential should be scoped to a valid region. {region!r} is none."
+            "UnrecognizedClientException",
+            f"Credential should be scoped to a valid region. {region!r} is none.",
         )

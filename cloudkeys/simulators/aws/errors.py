@@ -20,8 +20,8 @@ _SIGNATURE = (
     "The request signature we calculated does not match the signature you provided. Check your AWS Secret Access Key "
     "and signing method. Consult the service documentation for details."
 )
-_TOKEN_INVALID = "The security token included in the request is invalid."  # noqa: S105 - a message, not a secret
-_TOKEN_EXPIRED = "The security token included in the request is expired"  # noqa: S105 - a message, not a secret
+_TOKEN_INVALID = "The security token included in the request is invalid."
+_TOKEN_EXPIRED = "The security token included in the request is expired"
 _NO_KEY = "The AWS Access Key Id you provided does not exist in our records."
 
 # What went wrong -> (code, HTTP status, message) by protocol, from the "common errors" page of each service's
@@ -35,7 +35,11 @@ COMMON: Mapping[str, Mapping[str, tuple[str, int, str]]] = {
     "incomplete": {
         "json": ("IncompleteSignatureException", 400, "The Authorization header is not complete."),
         "query": ("IncompleteSignature", 400, "The Authorization header is not complete."),
-        "s3": ("AuthorizationHeaderMalformed", 400, "The authorization header that you provided is not valid."),
+        "s3": (
+            "AuthorizationHeaderMalformed",
+            400,
+            "The authorization header that you provided is not valid.",
+        ),
     },
     "unknown_key": {
         "json": ("UnrecognizedClientException", 400, _TOKEN_INVALID),
@@ -72,7 +76,11 @@ COMMON: Mapping[str, Mapping[str, tuple[str, int, str]]] = {
         "s3": ("SlowDown", 503, "Please reduce your request rate."),
     },
     "internal": {
-        "json": ("KMSInternalException", 500, "The request was rejected because an internal exception occurred."),
+        "json": (
+            "KMSInternalException",
+            500,
+            "The request was rejected because an internal exception occurred.",
+        ),
         "query": ("ServiceFailure", 500, "The request processing has failed because of an unknown error."),
         "s3": ("InternalError", 500, "We encountered an internal error. Please try again."),
     },

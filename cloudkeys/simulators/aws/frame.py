@@ -87,6 +87,7 @@ def _serve(
 ) -> RawResponse:
     signed = auth.SignedRequest(request.method, path, query, request.headers, request.body)
     caller, region, body = auth.authenticate(sim, signed, service)
+    iam.record_use(sim, caller, service, region)
     operation, params = _operation_of(service, request, path, query, body)
     lose_answer = _apply_faults(sim.faults.take(service, operation), service, stopping)
     api_request = ApiRequest(
@@ -134,7 +135,9 @@ def _operation_of(
     form = dict(parse_qsl(body.decode("utf-8", "replace") if body else query, keep_blank_values=True))
     operation = form.get("Action", "")
     if operation not in known:
-        raise AwsError("InvalidAction", f"Could not find operation {operation} for version {form.get('Version')}")
+        raise AwsError(
+            "InvalidAction", f"Could not find operation {operation} for version {form.get('Version')}"
+        )
     return operation, lambda: protocols.parse_query(service, operation, form)
 
 
@@ -169,7 +172,7 @@ def _control(sim: Simulator, request: HttpRequest, path: str) -> RawResponse:
     try:
         document = json.loads(request.body or b"{}")
         if not isinstance(document, dict):
-            raise ValueError("the body must be a JSON object")
+            raise TypeError("the body must be a JSON object")
         return _json(200, _control_action(sim, request.method, path.removeprefix(CONTROL_PREFIX), document))
     except LookupError:
         return _json(404, {"error": f"no control {request.method} {path}"})
@@ -194,7 +197,7 @@ def _control_action(sim: Simulator, method: str, name: str, document: dict[str, 
         case "POST", "clock":
             seconds = document.get("advance_s")
             if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
-                raise ValueError("advance_s must be a number of seconds")
+                raise TypeError("advance_s must be a number of seconds")
             offset_s = sim.state.advance_clock(float(seconds))
             kms_keys.destroy_due_keys(sim)
             return {"now": sim.now(), "offset_s": offset_s}

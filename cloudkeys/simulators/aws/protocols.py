@@ -18,8 +18,7 @@ from typing import Any
 from xml.sax.saxutils import escape
 
 from botocore.loaders import Loader
-from botocore.model import ListShape, MapShape, Shape, StructureShape
-from botocore.model import ServiceModel as ServiceModel
+from botocore.model import ListShape, MapShape, ServiceModel, Shape, StructureShape
 
 from cloudkeys.simulators.aws.context import AwsError
 
@@ -132,7 +131,9 @@ def check_constraints(shape: Shape, params: Mapping[str, Any]) -> None:
     _collect(shape, params, "", broken)
     if broken:
         noun = "error" if len(broken) == 1 else "errors"
-        raise AwsError("ValidationException", f"{len(broken)} validation {noun} detected: {'; '.join(broken)}")
+        raise AwsError(
+            "ValidationException", f"{len(broken)} validation {noun} detected: {'; '.join(broken)}"
+        )
 
 
 def _collect(shape: Shape, value: Any, path: str, broken: list[str]) -> None:
@@ -146,9 +147,7 @@ def _collect(shape: Shape, value: Any, path: str, broken: list[str]) -> None:
             _collect(shape.members[name], inner, _join(path, name), broken)
         return
     shown = f"Value at '{path}'"
-    if isinstance(value, str) and not shape.metadata.get("sensitive"):
-        shown = f"Value '{value}' at '{path}'"
-    elif isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, str) and not shape.metadata.get("sensitive") or isinstance(value, int) and not isinstance(value, bool):
         shown = f"Value '{value}' at '{path}'"
     prefix = f"{shown} failed to satisfy constraint: Member must "
     if isinstance(shape, ListShape):
@@ -212,7 +211,8 @@ def _from_query(shape: Shape, form: Mapping[str, str], prefix: str) -> Any:
     if isinstance(shape, MapShape):
         stem = prefix if shape.serialization.get("flattened") else f"{prefix}.entry"
         return {
-            form[f"{stem}.{n}.key"]: _from_query(shape.value, form, f"{stem}.{n}.value") for n in _numbers(form, stem)
+            form[f"{stem}.{n}.key"]: _from_query(shape.value, form, f"{stem}.{n}.value")
+            for n in _numbers(form, stem)
         } or None
     text = form.get(prefix)
     if text is None:

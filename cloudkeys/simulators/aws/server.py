@@ -189,7 +189,9 @@ def running(settings: Settings) -> Iterator[RunningServer]:
     sim = open_simulator(settings)
     try:
         server = _Server(sim)
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="aws-simulator")
+        thread = threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="aws-simulator"
+        )
         thread.start()
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:

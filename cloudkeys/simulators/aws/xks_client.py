@@ -114,6 +114,10 @@ class XksClient:
         """Close the kept connections."""
         self._transport.close()
 
+    def knows(self, proxy: Proxy) -> bool:
+        """Whether the proxy's host is one that the simulator can reach at all."""
+        return self._transport.knows(proxy.host)
+
     def health(self, proxy: Proxy, origin: Origin) -> None:
         """GetHealthStatus. Raises XksError; of kind ``unavailable`` when no member can serve."""
         answer = self._call(proxy, "/health", {"requestMetadata": origin.document()})

@@ -85,7 +85,9 @@ class Answer:
 class Transport:
     """A keep-alive pool of TLS connections. ``ca_file`` None means the system's authorities."""
 
-    def __init__(self, connect_to: Mapping[str, tuple[str, int]], ca_file: Path | None, timeout_s: float) -> None:
+    def __init__(
+        self, connect_to: Mapping[str, tuple[str, int]], ca_file: Path | None, timeout_s: float
+    ) -> None:
         self.timeout_s = timeout_s
         self._connect_to = {name.lower(): target for name, target in connect_to.items()}
         self._ca_file = ca_file
@@ -101,6 +103,10 @@ class Transport:
             for _, sock in connections:
                 sock.close()
 
+    def knows(self, host: str) -> bool:
+        """Whether the connect-to map has the host."""
+        return host.lower() in self._connect_to
+
     def post(self, host: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """POST to ``https://<host><path>``. Raises TransportError."""
         deadline = _Deadline(time.monotonic() + self.timeout_s)
@@ -110,7 +116,9 @@ class Transport:
                     return self._exchange(kept, host, path, headers, body, deadline, kept=True)
                 except _Stale:
                     continue
-            return self._exchange(self._connect(host, deadline), host, path, headers, body, deadline, kept=False)
+            return self._exchange(
+                self._connect(host, deadline), host, path, headers, body, deadline, kept=False
+            )
         except TimeoutError:
             raise TransportError("timeout", f"no answer within {self.timeout_s * 1000:.0f} ms") from None
 
@@ -140,27 +148,36 @@ class Transport:
             try:
                 found = self._ca_file.stat()
             except OSError as error:
-                raise TransportError("tls", f"the file of trusted authorities cannot be read: {error.strerror}") from None
+                raise TransportError(
+                    "tls", f"the file of trusted authorities cannot be read: {error.strerror}"
+                ) from None
             stamp = (found.st_mtime_ns, found.st_ino)
         with self._lock:
             if self._context is None or self._context[0] != stamp:
                 try:
                     context = ssl.create_default_context(cafile=self._ca_file)
                 except (OSError, ssl.SSLError):
-                    raise TransportError("tls", "the file of trusted authorities is not a PEM bundle") from None
+                    raise TransportError(
+                        "tls", "the file of trusted authorities is not a PEM bundle"
+                    ) from None
                 context.minimum_version = ssl.TLSVersion.TLSv1_2
                 self._context = (stamp, context)
             return self._context[1]
 
     def _connect(self, host: str, deadline: _Deadline) -> ssl.SSLSocket:
-        address = self._connect_to.get(host.lower(), (host, 443))
+        address = self._connect_to.get(host.lower())
+        if address is None:
+            # Never out of this machine, whatever host name somebody registers as a proxy's.
+            raise TransportError("unreachable", f"the simulator's connect-to map has no host {host}")
         context = self._tls()
         try:
             plain = socket.create_connection(address, timeout=deadline.left_s())
         except TimeoutError:
-            raise
+            raise TransportError("unreachable", "cannot connect in time") from None
         except OSError as error:
-            raise TransportError("unreachable", f"cannot connect: {error.strerror or 'unknown host'}") from None
+            raise TransportError(
+                "unreachable", f"cannot connect: {error.strerror or 'unknown host'}"
+            ) from None
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             plain.settimeout(deadline.left_s())
@@ -195,7 +212,9 @@ class Transport:
             response = connection.getresponse()
             data = response.read(MAX_RESPONSE_BYTES + 1)
             if len(data) > MAX_RESPONSE_BYTES:
-                raise TransportError("invalid_response", f"the answer is larger than {MAX_RESPONSE_BYTES} bytes")
+                raise TransportError(
+                    "invalid_response", f"the answer is larger than {MAX_RESPONSE_BYTES} bytes"
+                )
             reusable = response.isclosed() and not response.will_close
             return Answer(response.status, data)
         except TimeoutError:
