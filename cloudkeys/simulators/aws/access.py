@@ -1,9 +1,9 @@
 """May this principal do this? The policy evaluation of IAM, for every service of the simulator.
 
-Rules from the IAM User Guide, "Policy evaluation logic": an explicit deny wins; within one account either an identity
-policy or a resource policy that names the principal allows; across accounts both must. A key policy and a role's
-trust policy are stricter: they alone decide, and identity policies count only where they name the account (KMS
-Developer Guide, "Default key policy"; IAM, "How to use trust policies").
+Rules from the IAM User Guide, "Policy evaluation logic": an explicit deny wins; within one account either an
+identity policy or a resource policy that names the principal allows; across accounts both must. A key policy
+and a role's trust policy are stricter: they alone decide, and identity policies count only where they name
+the account (KMS Developer Guide, "Default key policy"; IAM, "How to use trust policies").
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """``verdict`` is allowed, explicitDeny or implicitDeny; ``reason`` is the end of AWS's denial sentence."""
+    """``verdict`` is allowed, explicitDeny or implicitDeny; ``reason`` is the end of AWS's denial
+    sentence."""
 
     verdict: str
     reason: str = ""
@@ -112,8 +113,8 @@ def decide(
 ) -> Decision:
     """What the policies say, without any look at the simulator's state.
 
-    ``context`` keys are lower case. ``resource_account`` None means the caller's own. ``resource_policy_decides`` is
-    the rule of key policies and trust policies.
+    ``context`` keys are lower case. ``resource_account`` None means the caller's own.
+    ``resource_policy_decides`` is the rule of key policies and trust policies.
     """
     by_identity = _identity_findings(identity, action, resource, context)
     if by_identity.denies:
@@ -228,10 +229,10 @@ def authorize(
 ) -> None:
     """Return when the caller may do ``action`` on ``resource_arn``, else raise AwsError as AWS does.
 
-    ``context`` holds the service's own condition keys (any case); the global ones are added here. ``resource_policy``
-    is the text of the key, bucket or trust policy. ``resource_account`` is needed only where the ARN has no account
-    (S3). The error is AccessDeniedException (400) for KMS and AccessDenied (403) for the others, with
-    ``extra["explicit_deny"]``: after an implicit denial KMS may still find a grant.
+    ``context`` holds the service's own condition keys (any case); the global ones are added here.
+    ``resource_policy`` is the text of the key, bucket or trust policy. ``resource_account`` is needed only
+    where the ARN has no account (S3). The error is AccessDeniedException (400) for KMS and AccessDenied
+    (403) for the others, with ``extra["explicit_deny"]``: after an implicit denial KMS may still find a grant.
     """
     merged = global_context(sim, caller)
     merged.update({name.lower(): value for name, value in context.items()})

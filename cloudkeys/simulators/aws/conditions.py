@@ -1,7 +1,8 @@
 """The condition operators of IAM's policy language, over a request context.
 
 Rules from the IAM User Guide, "IAM JSON policy elements: Condition operators" and "Conditions with multiple
-context keys or values". Context keys are compared without regard to case; a value is a string or a list of strings.
+context keys or values". Context keys are compared without regard to case; a value is a string or a list of
+strings.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ def tokens(
 ) -> list[object] | None:
     """``pattern`` cut into literals and wildcards, policy variables replaced from ``context``.
 
-    ``context`` None leaves ``${...}`` as it is (policies of version 2008-10-17). None comes back when a variable has
-    no single value in this request: such a pattern matches nothing.
+    ``context`` None leaves ``${...}`` as it is (policies of version 2008-10-17). None comes back when a
+    variable has no single value in this request: such a pattern matches nothing.
     """
     cut: list[object] = []
     position = 0
@@ -200,7 +201,8 @@ OPERATORS: dict[str, _Operator] = {
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One line of a Condition block. ``qualifier`` is "", "forallvalues" or "foranyvalue"; ``key`` is lower case."""
+    """One line of a Condition block. ``qualifier`` is "", "forallvalues" or "foranyvalue"; ``key`` is lower
+    case."""
 
     operator: str
     qualifier: str
@@ -209,7 +211,8 @@ class Condition:
     values: tuple[str, ...]
 
     def holds(self, context: Mapping[str, ContextValue], variables: bool) -> bool:
-        """Is the condition met? ``context`` has lower-case keys; ``variables`` says whether ``${...}`` is replaced."""
+        """Is the condition met? ``context`` has lower-case keys; ``variables`` says whether ``${...}`` is
+        replaced."""
         value = context.get(self.key)
         if self.operator == "null":
             missing = value is None or (not isinstance(value, str) and not value)
@@ -231,7 +234,8 @@ class Condition:
             return all(each)
         if self.qualifier == "foranyvalue":
             return any(each)
-        # Without a qualifier a key with several values behaves as one set: a negated operator must hold for all.
+        # Without a qualifier a key with several values behaves as one set: a negated operator must hold for
+        # all.
         return all(each) if operator.negated else any(each)
 
 

@@ -1,8 +1,9 @@
 """IAM, as far as the product needs it: principals, access keys, policies, and what a policy would decide.
 
 The stores are the simulator's own (docs/decisions/0003-simulator-own-stores.md). The operations are in
-``iam_principals``, ``iam_policies`` and ``iam_simulation``; here is which operation is which function and which resource
-its permission is checked against, and what the frame asks for: access keys and the first administrator.
+``iam_principals``, ``iam_policies`` and ``iam_simulation``; here is which operation is which function and
+which resource its permission is checked against, and what the frame asks for: access keys and the first
+administrator.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from cloudkeys.simulators.aws.iam_store import Principal
 
 SCHEMA = iam_store.SCHEMA
 ADMINISTRATOR_POLICY = "arn:aws:iam::aws:policy/AdministratorAccess"
-# AWS tells the last use of a key with a delay of minutes; within this many seconds of the same use nothing is written.
+# AWS tells the last use of a key with a delay of minutes; within this many seconds of the same use nothing
+# is written.
 LAST_USED_RESOLUTION_S = 60.0
 
 Operation = Callable[[Simulator, ApiRequest], Mapping[str, Any]]
@@ -51,7 +53,8 @@ def _source(sim: Simulator, request: ApiRequest) -> str:
 
 def _key_owner(sim: Simulator, request: ApiRequest) -> str:
     row = sim.state.row(
-        "SELECT p.* FROM iam_access_keys k JOIN iam_principals p ON p.id = k.user_id WHERE k.access_key_id = ?",
+        "SELECT p.* FROM iam_access_keys k JOIN iam_principals p ON p.id = k.user_id"
+        " WHERE k.access_key_id = ?",
         (request.params["AccessKeyId"],),
     )
     return (
@@ -131,10 +134,11 @@ def handle(sim: Simulator, request: ApiRequest) -> Mapping[str, Any]:
 
 
 def find_access_key(sim: Simulator, access_key_id: str) -> tuple[str, Caller, bool, str | None] | None:
-    """The secret of an access key, whose it is, whether it may be used, and the session token that must come with it.
+    """The secret of an access key, whose it is, whether it may be used, and the session token that must come
+    with it.
 
-    None when there is no such key, when the fault ``late_key`` still hides it, or when the role of a session is gone.
-    A session that has expired is not active.
+    None when there is no such key, when the fault ``late_key`` still hides it, or when the role of a session
+    is gone. A session that has expired is not active.
     """
     row = sim.state.row("SELECT * FROM iam_access_keys WHERE access_key_id = ?", (access_key_id,))
     if row is None:
@@ -201,8 +205,8 @@ def ensure_administrator(sim: Simulator, administrator: Administrator) -> None:
         iam_principals.store_principal(
             sim,
             Principal(
-                administrator.account_id, "user", administrator.user_name, administrator.user_id, "/", now, {},
-                None, None, None,
+                administrator.account_id, "user", administrator.user_name, administrator.user_id, "/", now,
+                {}, None, None, None,
             ),
         )  # fmt: skip
         iam_principals.store_access_key(

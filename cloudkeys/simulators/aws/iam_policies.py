@@ -36,10 +36,12 @@ def policy_arn_in(sim: Simulator, request: ApiRequest) -> str:
     given = request.params.get("PolicyArn")
     if given is not None:
         return str(given)
-    return f"arn:aws:iam::{request.caller.account_id}:policy{request.params.get('Path') or '/'}{request.params['PolicyName']}"
+    path = request.params.get("Path") or "/"
+    return f"arn:aws:iam::{request.caller.account_id}:policy{path}{request.params['PolicyName']}"
 
 
-# --- inline -------------------------------------------------------------------------------------------------------
+# --- inline
+# -------------------------------------------------------------------------------------------------------
 
 
 def put_inline(kind: str, sim: Simulator, request: ApiRequest) -> Answer:
@@ -96,7 +98,8 @@ def _no_inline(kind: str, request: ApiRequest) -> AwsError:
     return no_such_entity(f"The {kind} policy with name {request.params['PolicyName']} cannot be found.")
 
 
-# --- managed ------------------------------------------------------------------------------------------------------
+# --- managed
+# ------------------------------------------------------------------------------------------------------
 
 
 def _row(sim: Simulator, request: ApiRequest) -> sqlite3.Row:
@@ -207,7 +210,8 @@ def delete_policy(sim: Simulator, request: ApiRequest) -> Answer:
     if len(versions) > 1:
         raise AwsError(
             "DeleteConflict",
-            "This policy has more than one version. Before you delete a policy, you must delete the policy's versions.",
+            "This policy has more than one version. Before you delete a policy, you must delete the policy's"
+            " versions.",
             409,
         )
     with sim.state.transaction() as db:
@@ -216,7 +220,8 @@ def delete_policy(sim: Simulator, request: ApiRequest) -> Answer:
     return {}
 
 
-# --- versions -----------------------------------------------------------------------------------------------------
+# --- versions
+# -----------------------------------------------------------------------------------------------------
 
 
 def _version_shape(row: sqlite3.Row, default: int, *, document: bool) -> Answer:
@@ -311,7 +316,8 @@ def delete_policy_version(sim: Simulator, request: ApiRequest) -> Answer:
     return {}
 
 
-# --- attachments --------------------------------------------------------------------------------------------------
+# --- attachments
+# --------------------------------------------------------------------------------------------------
 
 
 def attach(kind: str, sim: Simulator, request: ApiRequest) -> Answer:

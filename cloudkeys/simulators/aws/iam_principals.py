@@ -78,21 +78,27 @@ def store_principal(sim: Simulator, made: Principal) -> None:
         db.execute(
             "INSERT INTO iam_principals VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                made.account_id, made.kind, made.name, made.id, made.path, made.created_at, json.dumps(made.tags),
-                made.trust_policy, made.description, made.max_session_duration,
+                made.account_id, made.kind, made.name, made.id, made.path, made.created_at,
+                json.dumps(dict(made.tags)), made.trust_policy, made.description, made.max_session_duration,
             ),
         )  # fmt: skip
 
 
-def _count(sim: Simulator, table: str, column: str, principal: Principal) -> int:
-    row = sim.state.row(f"SELECT count(*) AS n FROM {table} WHERE {column} = ?", (principal.id,))  # noqa: S608 - names of ours
-    return 0 if row is None else int(row["n"])
+HAS_ATTACHED = "SELECT 1 FROM iam_attachments WHERE principal_id = ?"
+HAS_INLINE = "SELECT 1 FROM iam_inline_policies WHERE principal_id = ?"
+HAS_ACCESS_KEYS = "SELECT 1 FROM iam_access_keys WHERE user_id = ?"
+HAS_GROUPS = "SELECT 1 FROM iam_memberships WHERE user_id = ?"
+HAS_MEMBERS = "SELECT 1 FROM iam_memberships WHERE group_id = ?"
+
+
+def _count(sim: Simulator, sql: str, principal: Principal) -> int:
+    return len(sim.state.rows(sql, (principal.id,)))
 
 
 def _delete(sim: Simulator, principal: Principal) -> Answer:
-    if _count(sim, "iam_attachments", "principal_id", principal):
+    if _count(sim, HAS_ATTACHED, principal):
         raise delete_conflict("detach all policies")
-    if _count(sim, "iam_inline_policies", "principal_id", principal):
+    if _count(sim, HAS_INLINE, principal):
         raise delete_conflict("delete policies")
     with sim.state.transaction() as db:
         db.execute("DELETE FROM iam_principals WHERE id = ?", (principal.id,))
@@ -122,9 +128,9 @@ def create_user(sim: Simulator, request: ApiRequest) -> Answer:
 def delete_user(sim: Simulator, request: ApiRequest) -> Answer:
     """DeleteUser: only without keys, policies and groups."""
     user = get_principal(sim, request, "user")
-    if _count(sim, "iam_access_keys", "user_id", user):
+    if _count(sim, HAS_ACCESS_KEYS, user):
         raise delete_conflict("delete access keys")
-    if _count(sim, "iam_memberships", "user_id", user):
+    if _count(sim, HAS_GROUPS, user):
         raise delete_conflict("remove users from group")
     return _delete(sim, user)
 
@@ -137,7 +143,7 @@ def create_group(sim: Simulator, request: ApiRequest) -> Answer:
 def delete_group(sim: Simulator, request: ApiRequest) -> Answer:
     """DeleteGroup: only when it is empty."""
     group = get_principal(sim, request, "group")
-    if _count(sim, "iam_memberships", "group_id", group):
+    if _count(sim, HAS_MEMBERS, group):
         raise delete_conflict("remove users from group")
     return _delete(sim, group)
 
@@ -259,13 +265,14 @@ def list_tags(kind: str, sim: Simulator, request: ApiRequest) -> Answer:
     return {"Tags": shown, **rest}
 
 
-# --- access keys --------------------------------------------------------------------------------------------------
+# --- access keys
+# --------------------------------------------------------------------------------------------------
 
 
 def create_access_key(sim: Simulator, request: ApiRequest) -> Answer:
     """CreateAccessKey: two for a user at most, inactive ones included. The secret is told this once."""
     user = get_principal(sim, request, "user")
-    if _count(sim, "iam_access_keys", "user_id", user) >= MAX_ACCESS_KEYS:
+    if _count(sim, HAS_ACCESS_KEYS, user) >= MAX_ACCESS_KEYS:
         raise limit_exceeded("AccessKeysPerUser", MAX_ACCESS_KEYS)
     access_key_id, secret, now = new_id("AKIA"), new_secret_access_key(), sim.now()
     store_access_key(sim, access_key_id, user.id, secret, now, unknown_for=sim.faults.take_late_key())

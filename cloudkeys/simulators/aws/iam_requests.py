@@ -68,7 +68,8 @@ def principal_arn(sim: Simulator, request: ApiRequest, kind: str) -> str:
 def page(
     items: Sequence[Item], params: Mapping[str, Any], key: Callable[[Item], str]
 ) -> tuple[list[Item], dict[str, Any]]:
-    """One page of ``items``, sorted by ``key`` without regard to case, and the members that say whether more follow."""
+    """One page of ``items``, sorted by ``key`` without regard to case, and the members that say whether more
+    follow."""
     ordered = sorted(items, key=lambda item: key(item).lower())
     after = params.get("Marker")
     if after is not None:
@@ -85,7 +86,8 @@ def page(
 
 
 def check_document(sim: Simulator, text: str, kind: str, limit: int) -> str:
-    """The document when it is a policy of that kind of ``limit`` characters at most (white space not counted).
+    """The document when it is a policy of that kind of ``limit`` characters at most (white space not
+    counted).
 
     Raises MalformedPolicyDocument or LimitExceeded.
     """
@@ -107,7 +109,8 @@ def document_out(text: str) -> str:
 
 
 def tags_in(params: Mapping[str, Any]) -> dict[str, str]:
-    """The tags of a request, by key. Two of the same key are refused, keys compared without regard to case."""
+    """The tags of a request, by key. Two of the same key are refused, keys compared without regard to
+    case."""
     tags = {tag["Key"]: tag["Value"] for tag in params.get("Tags") or ()}
     if len({key.lower() for key in tags}) != len(params.get("Tags") or ()):
         raise AwsError(

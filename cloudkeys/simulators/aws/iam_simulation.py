@@ -115,7 +115,8 @@ def _result(
 def _missing_keys(
     identity: access.Identity, action: str, resource: str, context: Mapping[str, ContextValue]
 ) -> list[str]:
-    """The context keys that statements about this action and resource ask for and the request did not give."""
+    """The context keys that statements about this action and resource ask for and the request did not
+    give."""
     missing: dict[str, None] = {}
     for source in identity.policies:
         for statement in parse_policy(source.document, "identity").statements:

@@ -1,7 +1,7 @@
 """IAM's rows: users, groups, roles, access keys, role sessions and policies, and how they are read.
 
-``iam``, ``sts`` and ``access`` work on these; nothing here decides anything. Names of principals are unique in
-an account without regard to case, as in AWS.
+``iam``, ``sts`` and ``access`` work on these; nothing here decides anything. Names of principals are unique
+in an account without regard to case, as in AWS.
 """
 
 from __future__ import annotations
@@ -98,16 +98,22 @@ def _managed(*statements: Mapping[str, Any]) -> str:
 
 # The policies that AWS keeps for everybody, as far as the simulator's services go.
 AWS_MANAGED_POLICIES: dict[str, str] = {
-    "arn:aws:iam::aws:policy/AdministratorAccess": _managed({"Effect": "Allow", "Action": "*", "Resource": "*"}),
+    "arn:aws:iam::aws:policy/AdministratorAccess": _managed(
+        {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    ),
     "arn:aws:iam::aws:policy/PowerUserAccess": _managed(
         {"Effect": "Allow", "NotAction": ["iam:*", "organizations:*", "account:*"], "Resource": "*"},
         {"Effect": "Allow", "Action": ["iam:ListRoles"], "Resource": "*"},
     ),
-    "arn:aws:iam::aws:policy/IAMFullAccess": _managed({"Effect": "Allow", "Action": "iam:*", "Resource": "*"}),
+    "arn:aws:iam::aws:policy/IAMFullAccess": _managed(
+        {"Effect": "Allow", "Action": "iam:*", "Resource": "*"}
+    ),
     "arn:aws:iam::aws:policy/IAMReadOnlyAccess": _managed(
         {"Effect": "Allow", "Action": ["iam:Get*", "iam:List*", "iam:Simulate*"], "Resource": "*"}
     ),
-    "arn:aws:iam::aws:policy/AmazonS3FullAccess": _managed({"Effect": "Allow", "Action": "s3:*", "Resource": "*"}),
+    "arn:aws:iam::aws:policy/AmazonS3FullAccess": _managed(
+        {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    ),
     "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess": _managed(
         {"Effect": "Allow", "Action": ["s3:Get*", "s3:List*"], "Resource": "*"}
     ),
@@ -189,7 +195,8 @@ def find_principal_by_arn(sim: Simulator, arn: str) -> Principal | None:
 def list_principals(sim: Simulator, account_id: str, kind: str, path_prefix: str) -> list[Principal]:
     """All of a kind below a path, by name."""
     rows = sim.state.rows(
-        "SELECT * FROM iam_principals WHERE account_id = ? AND kind = ? AND substr(path, 1, ?) = ? ORDER BY name",
+        "SELECT * FROM iam_principals WHERE account_id = ? AND kind = ? AND substr(path, 1, ?) = ?"
+        " ORDER BY name",
         (account_id, kind, len(path_prefix), path_prefix),
     )
     return [principal_from(row) for row in rows]
@@ -198,7 +205,8 @@ def list_principals(sim: Simulator, account_id: str, kind: str, path_prefix: str
 def groups_of(sim: Simulator, user: Principal) -> list[Principal]:
     """The groups that a user is in, by name."""
     rows = sim.state.rows(
-        "SELECT p.* FROM iam_principals p JOIN iam_memberships m ON m.group_id = p.id WHERE m.user_id = ? ORDER BY p.name",
+        "SELECT p.* FROM iam_principals p JOIN iam_memberships m ON m.group_id = p.id"
+        " WHERE m.user_id = ? ORDER BY p.name",
         (user.id,),
     )
     return [principal_from(row) for row in rows]

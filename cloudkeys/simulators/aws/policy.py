@@ -1,7 +1,7 @@
 """IAM's policy language: a document is read once, checked as AWS checks it, and then asked about requests.
 
-Pure functions and values; ``access`` joins them with the principals and policies of the simulator. Grammar from
-the IAM User Guide, "Grammar of the IAM JSON policy language".
+Pure functions and values; ``access`` joins them with the principals and policies of the simulator. Grammar
+from the IAM User Guide, "Grammar of the IAM JSON policy language".
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Principals:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One statement. ``actions`` and ``resources`` are patterns; ``not_...`` says that they are the exceptions."""
+    """One statement. ``actions`` and ``resources`` are patterns; ``not_...`` says that they are the
+    exceptions."""
 
     sid: str
     allow: bool
@@ -223,7 +224,8 @@ def _statement(statement: Any, kind: str, variables: bool) -> Statement:
     sid = statement.get("Sid", "")
     if not isinstance(sid, str) or (kind == "identity" and not re.fullmatch(r"[A-Za-z0-9]*", sid)):
         raise PolicySyntaxError(
-            "Statement IDs (SID) must be alpha-numeric. Check that your input satisfies the regular expression [0-9A-Za-z]*"
+            "Statement IDs (SID) must be alpha-numeric. Check that your input satisfies the regular"
+            " expression [0-9A-Za-z]*"
         )
     return Statement(
         sid=sid,
@@ -243,8 +245,8 @@ def _statement(statement: Any, kind: str, variables: bool) -> Statement:
 def parse_policy(text: str, kind: str) -> Policy:
     """Read and check a policy document.
 
-    ``kind`` is "identity" (no principal), "resource" (principal and resource, as key and bucket policies) or "trust"
-    (principal and no resource, of a role). Raises PolicySyntaxError with AWS's words.
+    ``kind`` is "identity" (no principal), "resource" (principal and resource, as key and bucket policies) or
+    "trust" (principal and no resource, of a role). Raises PolicySyntaxError with AWS's words.
     """
     try:
         document = json.loads(text, object_pairs_hook=_without_duplicates)

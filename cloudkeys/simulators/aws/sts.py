@@ -1,6 +1,7 @@
 """STS: who am I, and sessions of roles.
 
-Rules from the STS API reference, AssumeRole. A session is a row; its credentials end by the simulator's clock.
+Rules from the STS API reference, AssumeRole. A session is a row; its credentials end by the simulator's
+clock.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def get_caller_identity(sim: Simulator, request: ApiRequest) -> Mapping[str, Any
 
 
 def assume_role(sim: Simulator, request: ApiRequest) -> Mapping[str, Any]:
-    """AssumeRole: the trust policy (with sts:ExternalId) decides, across accounts the caller's policies as well."""
+    """AssumeRole: the trust policy (with sts:ExternalId) decides, across accounts the caller's policies as
+    well."""
     refuse_unsupported(
         request,
         "Policy",
@@ -62,7 +64,8 @@ def assume_role(sim: Simulator, request: ApiRequest) -> Mapping[str, Any]:
     if caller.role_name is not None and duration > CHAINED_LIMIT_S:
         raise AwsError(
             "ValidationError",
-            "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role chaining",
+            "The requested DurationSeconds exceeds the 1 hour session limit for roles assumed by role"
+            " chaining",
         )
     now = sim.now()
     access_key_id, secret = new_id("ASIA"), new_secret_access_key()
