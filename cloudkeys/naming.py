@@ -41,7 +41,7 @@ def check_name(name: str, *, field: str = "name", limit: int = 100) -> str:
 
 
 def check_alias_name(name: str, *, field: str = "name") -> str:
-    """A CloudKey's name is its alias in AWS (CreateAlias: alias/ + [a-zA-Z0-9/_-], not aws/). Raises ValidationFailed."""
+    """A CloudKey's name is its alias in AWS (CreateAlias: [a-zA-Z0-9/_-], not aws/). Raises ValidationFailed."""
     if not _ALIAS.fullmatch(name):
         raise ValidationFailed(
             "The name becomes the alias in AWS KMS, which takes letters, digits, '/', '_' and '-' (250 at most).",
@@ -60,7 +60,7 @@ def check_alias_name(name: str, *, field: str = "name") -> str:
 def check_external_key_id(
     value: str, path_prefix: str, endpoint: str, *, field: str = "external_key_id"
 ) -> str:
-    """XKS: at most 128 of [A-Za-z0-9._-], and the longest URI with it within 256 characters. Raises ValidationFailed."""
+    """XKS: at most 128 of [A-Za-z0-9._-], the longest URI with it within 256 characters. Raises ValidationFailed."""
     if not _EXTERNAL_KEY_ID.fullmatch(value):
         raise ValidationFailed(
             "An external key id has 1 to 128 letters, digits, '.', '_' and '-'.",
@@ -96,7 +96,7 @@ def check_path_prefix(value: str, *, field: str = "path_prefix") -> str:
 
 
 def check_endpoint(value: str, *, field: str = "endpoint") -> str:
-    """AWS's XksProxyUriEndpoint: ^https://[a-zA-Z0-9.-]+$, 10 to 128 characters, so no port. Raises ValidationFailed."""
+    """AWS's XksProxyUriEndpoint: ^https://[a-zA-Z0-9.-]+$, 10 to 128 long, so no port. Raises ValidationFailed."""
     if not _ENDPOINT.fullmatch(value) or not 10 <= len(value) <= 128:
         raise ValidationFailed(
             "AWS takes an endpoint of the form https://host.example.com: no port, no path (it always asks port 443).",

@@ -83,7 +83,7 @@ class Expiration:
 
 
 def parse_schedule(value: Any, *, field: str = "rotation_schedule") -> Schedule | None:
-    """Read {"kind": "none"} (also {}) as None, {"kind": "every", ...} as a Schedule. Raises ValidationFailed by field."""
+    """Read {"kind": "none"} (also {}) as None, {"kind": "every", ...} as a Schedule. Raises ValidationFailed."""
     kind = _kind(value, field, ("none", "every"))
     if kind == "none":
         _no_more(value, field, {"kind"})

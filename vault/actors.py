@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -15,7 +16,10 @@ from vault.permissions import APPLIANCE_PERMISSIONS, ROLE_PERMISSIONS, Permissio
 
 @dataclass
 class Actor:
-    """The person or process behind a request. `trusted` is only for our own workers and the local CLI (who owns the data folder)."""
+    """The person or process behind a request.
+
+    `trusted` is only for our own workers and the local CLI, whose user owns the data folder anyway.
+    """
 
     user: User | None = None
     token: ApiToken | None = None
@@ -24,6 +28,8 @@ class Actor:
     request_id: str = ""
     trusted: bool = False
     name: str = ""
+    # Called with the Change inside its transaction, last before the audit events (vault/api/idempotency.py).
+    before_commit: list[Callable[[Any], None]] = field(default_factory=list, repr=False)
     _memberships: dict[UUID, Membership | None] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -33,10 +39,12 @@ class Actor:
 
     @property
     def type(self) -> str:
-        """How the audit record calls this actor: user, token or system."""
+        """How the audit record calls this actor: user, token, system (Keystead itself) or anonymous."""
         if self.token is not None:
             return "token"
-        return "user" if self.user is not None else "system"
+        if self.user is not None:
+            return "user"
+        return "system" if self.trusted else "anonymous"
 
     @property
     def id(self) -> str:
@@ -94,7 +102,7 @@ class Actor:
         return True
 
     def require(self, permission: Permission, target: Any = None) -> None:
-        """Raise unless the actor may do `permission` on `target` (a Vault, or a row with `vault`; None for the appliance).
+        """Raise unless the actor may do `permission` on `target`: a Vault, a row with `vault`, None for the appliance.
 
         NotFound when the target's vault is not the actor's at all; PermissionDenied when the role, or the group that
         owns the object, does not allow it. Deny by default.

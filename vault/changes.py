@@ -118,6 +118,8 @@ def change(actor: Actor) -> Iterator[Change]:
     try:
         with transaction.atomic():
             yield collected
+            for hook in actor.before_commit:
+                hook(collected)
             if collected.touched:
                 collected.generation = raise_generation(collected.touched)
                 for event in collected.events:

@@ -78,6 +78,18 @@ class SignInFailed(DomainError):
     code = "sign_in_failed"
 
 
+class SecondFactorRequired(DomainError):
+    """The password is right, and this account has a second factor: its code is missing or wrong."""
+
+    code = "second_factor_required"
+
+
+class RateLimited(DomainError):
+    """Too many attempts; context `retry_after` says in how many seconds the next is looked at."""
+
+    code = "rate_limited"
+
+
 class PasswordChangeRequired(DomainError):
     """Signed in with a one-time password; set a new one first."""
 

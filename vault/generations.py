@@ -20,7 +20,7 @@ POLL_S = 0.01
 
 
 def raise_generation(touched: Iterable[tuple[GenerationChange.Kind, UUID]]) -> int:
-    """Raise the counter by one and log what changed. Call last in the transaction: the row stays locked until commit."""
+    """Raise the counter by one and log what changed. Call last: the row stays locked until commit."""
     if not Generation.objects.filter(pk=1).update(value=F("value") + 1):
         Generation.objects.get_or_create(pk=1, defaults={"value": 0})
         Generation.objects.filter(pk=1).update(value=F("value") + 1)
@@ -41,7 +41,10 @@ def current_generation() -> int:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """How far a generation has got. `missing` names processes that may still serve the older state, until `bound_s` at the latest."""
+    """How far a generation has got.
+
+    `missing` names processes that may still serve the older state, for `bound_s` seconds at most.
+    """
 
     generation: int
     confirmed: int

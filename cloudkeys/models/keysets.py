@@ -12,7 +12,7 @@ from vault.models import Group, Vault
 
 
 class KeySet(models.Model):
-    """What its CloudKeys have in common. Schedule and expiration are inherited live by keys that have none of their own."""
+    """What its CloudKeys have in common. Keys without a schedule or expiration of their own inherit these live."""
 
     class Type(models.TextChoices):
         AWS = "AWS", "AWS key"

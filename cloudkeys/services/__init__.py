@@ -1,1 +1,1 @@
-"""What people and workers may ask of CSP accounts, key sets, stores and CloudKeys. HTML, REST and CLI all call these."""
+"""What may be asked of CSP accounts, key sets, stores and CloudKeys. HTML, REST and CLI all call these."""

@@ -95,7 +95,8 @@ def create_cloud_key(
         key.pointer_state = CloudKey.PointerState.PENDING if linked else CloudKey.PointerState.NOT_LINKED
         if linked and link is not None and link.state == AwsStoreLink.State.FAILED:
             raise Conflict(
-                f"The AWS key store of this key set in {region} has failed ({link.connection_error_code or 'see its Operation'}).",
+                f"The AWS key store of this key set in {region} has failed"
+                f" ({link.connection_error_code or 'see its Operation'}).",
                 field="region",
                 cure="Mend or reconnect the store first, or choose another region.",
             )
@@ -153,7 +154,8 @@ def update_cloud_key(
         set_due_dates(key)
         try:
             save_revision(
-                key, "name", "description", "tags", "administrators", "users", "rotation_schedule", "expiration", "expired_at",
+                key, "name", "description", "tags", "administrators", "users", "rotation_schedule", "expiration",
+                "expired_at",
                 "next_rotation_at", "expires_at",
             )  # fmt: skip
         except IntegrityError as error:
@@ -220,7 +222,8 @@ def create_key_step(key: CloudKey) -> dict[str, str]:
             f" --xks-key-id {key.external_key_id}"
         ),
         "alias_command": (
-            f"aws kms create-alias --region {key.region} --alias-name {key.alias} --target-key-id <key id from create-key>"
+            f"aws kms create-alias --region {key.region} --alias-name {key.alias}"
+            " --target-key-id <key id from create-key>"
         ),
     }
 

@@ -1,4 +1,4 @@
-"""Dates that follow from schedules: kept on each CloudKey for sorting, recomputed when what they follow from changes."""
+"""Dates that follow from schedules: kept on each CloudKey for sorting, recomputed with what they follow from."""
 
 from __future__ import annotations
 

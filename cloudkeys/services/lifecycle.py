@@ -66,7 +66,10 @@ def disable_cloud_key(
 def enable_cloud_key(
     actor: Actor, key_id: UUID, *, reason: str = "", expected_revision: int | None = None
 ) -> LifecycleChange:
-    """Serve a disabled key again: AWS's side first when linked, then ours (the reverse of disable). May raise NeedsApproval."""
+    """Serve a disabled key again: AWS's side first when linked, then ours (the reverse of disable).
+
+    May raise NeedsApproval.
+    """
     with change(actor) as tx:
         key: CloudKey = actor.fetch(CloudKey, key_id, Permission.CLOUD_KEYS_ENABLE, lock=True)
         require_user_key(key)
@@ -215,7 +218,7 @@ def destroy_unlinked_key(
 
 
 def destroy_material(tx: Change, key: CloudKey, reason: str) -> None:
-    """Erase every version of a key whose window is over, on a locked row. The row stays, so that its id is never reused."""
+    """Erase every version of a key whose window is over, on a locked row. The row stays: its id is never reused."""
     if (
         key.state != CloudKey.State.PENDING_DELETION
         or key.delete_after is None
@@ -235,7 +238,7 @@ def destroy_material(tx: Change, key: CloudKey, reason: str) -> None:
 
 
 def expire_due_keys(actor: Actor, limit: int = 100) -> int:
-    """Act on keys whose time has come: disable them or schedule their deletion. Returns how many; run it again for more."""
+    """Act on keys whose time has come: disable or schedule deletion. Returns how many; run it again for more."""
     count = 0
     due = CloudKey.objects.filter(expires_at__lte=timezone.now(), expired_at=None, kind=CloudKey.Kind.USER)
     for key_id in list(

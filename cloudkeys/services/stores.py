@@ -232,7 +232,9 @@ def add_link(
     link = AwsStoreLink(
         vault=store.vault, store=store, region=naming.check_region(request.region, partition, field=f"{at}region"),
         name=naming.check_name(request.name or store.key_set.name, field=f"{at}name", limit=256),
-        endpoint=naming.check_endpoint(request.endpoint or settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT, field=f"{at}endpoint"),
+        endpoint=naming.check_endpoint(
+            request.endpoint or settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT, field=f"{at}endpoint"
+        ),
         connectivity=request.connectivity, vpc_endpoint_service_name=request.vpc_endpoint_service_name,
         linked=request.linked, state=AwsStoreLink.State.PENDING if request.linked else AwsStoreLink.State.NOT_LINKED,
     )  # fmt: skip
@@ -300,7 +302,7 @@ def delete_store_link(actor: Actor, link_id: UUID) -> Operation | None:
         )
         if link.linked and pointers:
             raise Conflict(
-                f"{pointers} KMS key{'s' if pointers > 1 else ''} of this store {'are' if pointers > 1 else 'is'} still in AWS.",
+                f"KMS keys of this store are still in AWS: {pointers}.",
                 cure="Schedule their deletion and wait for its end.",
             )
         tx.audit(Action.STORE_LINK_DELETE, link, before=snapshot(link, *_LINK_AUDITED))
@@ -314,7 +316,7 @@ def delete_store_link(actor: Actor, link_id: UUID) -> Operation | None:
 def update_store_link(
     actor: Actor, link_id: UUID, changes: Mapping[str, Any], *, expected_revision: int | None = None
 ) -> LinkAdded:
-    """Change name, endpoint or connectivity; a linked store is brought in line in AWS (disconnected for what needs it)."""
+    """Change name, endpoint or connectivity; a linked store is brought in line in AWS by Operation."""
     with change(actor) as tx:
         link = _locked_link(actor, link_id)
         check_revision(link, expected_revision)

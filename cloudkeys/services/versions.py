@@ -51,7 +51,7 @@ def rotate_cloud_key(actor: Actor, key_id: UUID, *, expected_revision: int | Non
 
 
 def activate_version(tx: Change, key: CloudKey, number: int) -> None:
-    """Let a version encrypt, on a locked row, once every counted worker can decrypt with it. Repeating it does nothing."""
+    """Let a version encrypt, on a locked row, once every counted worker can decrypt with it. May be repeated."""
     version = key.versions.get(number=number)
     if version.activated_at is not None or version.destroyed_at is not None:
         return

@@ -9,7 +9,7 @@ from django.db import models
 
 
 class Generation(models.Model):
-    """One counter row. UPDATE as the last statement of a transaction: its row lock orders commits, a sequence would not."""
+    """One counter row, updated last in a transaction: its row lock orders commits, as no sequence would."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     value = models.BigIntegerField(default=0)

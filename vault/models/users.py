@@ -26,7 +26,7 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(AbstractBaseUser, PermissionsMixin):
-    """A person. What they may do comes from `is_appliance_admin` and their memberships, not from Django's permissions."""
+    """A person. What they may do comes from `is_appliance_admin` and memberships, not from Django's permissions."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     email = models.EmailField(
