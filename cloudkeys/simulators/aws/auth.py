@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote, unquote_to_bytes
 
-from cloudkeys.simulators.aws import errors, iam
+from cloudkeys.simulators.aws import errors, iam, s3_checksums
 from cloudkeys.simulators.aws.auth_keys import ALGORITHM, signing_key
 from cloudkeys.simulators.aws.context import AwsError, Caller, Simulator, check_region
 
@@ -254,7 +254,7 @@ def _checked_body(request: SignedRequest, claim: Signature, key: bytes) -> bytes
 def _decode_chunks(request: SignedRequest, claim: Signature, key: bytes | None) -> bytes:
     """Take off aws-chunked framing; with a key, check the chained signature of each chunk.
 
-    Trailers (checksums) are read over: the simulator's transport is loopback.
+    The checksum in the trailer is compared with the payload.
     """
     payload, position, previous = bytearray(), 0, claim.signature
     body = request.body
@@ -291,4 +291,5 @@ def _decode_chunks(request: SignedRequest, claim: Signature, key: bytes | None) 
         raise AwsError(
             "IncompleteBody", "The body is not of the length that x-amz-decoded-content-length states."
         )
+    s3_checksums.check_trailer(body[end + 2 :], request.headers.get("x-amz-trailer", ""), bytes(payload))
     return bytes(payload)

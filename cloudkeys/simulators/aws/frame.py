@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl
 
-from cloudkeys.simulators.aws import auth, errors, iam, kms, kms_keys, protocols, s3, sts
+from cloudkeys.simulators.aws import auth, bucket_keys, errors, iam, kms, kms_keys, protocols, s3, sts
 from cloudkeys.simulators.aws.context import ApiRequest, AwsError, RawResponse, Simulator
 from cloudkeys.simulators.aws.faults import Fault
 
@@ -125,7 +125,7 @@ def _operation_of(
 ) -> tuple[str, Callable[[], dict[str, Any]] | None]:
     """The operation's name and a function that parses its parameters (None: the service does it)."""
     if service == "s3":
-        return s3.operation_name(request.method, path, query), None
+        return s3.operation_name(request.method, path, query, request.headers.get("host", "")), None
     known = protocols.service_model(service).operation_names
     if service == "kms":
         target_prefix, _, operation = request.headers.get("x-amz-target", "").partition(".")
@@ -192,6 +192,13 @@ def _control_action(sim: Simulator, method: str, name: str, document: dict[str, 
         case "DELETE", "faults":
             sim.faults.clear()
             return {"faults": []}
+        case "DELETE", "bucket-keys":
+            bucket = document.get("bucket")
+            if bucket is not None and not isinstance(bucket, str):
+                raise ValueError(
+                    "bucket must be the name of a bucket; without it the keys of all buckets end"
+                )
+            return {"ended": bucket_keys.end(sim, bucket)}
         case "GET", "clock":
             return {"now": sim.now(), "offset_s": sim.state.clock_offset_s()}
         case "POST", "clock":
@@ -201,6 +208,11 @@ def _control_action(sim: Simulator, method: str, name: str, document: dict[str, 
             offset_s = sim.state.advance_clock(float(seconds))
             kms_keys.destroy_due_keys(sim)
             return {"now": sim.now(), "offset_s": offset_s}
+        case "DELETE", "bucket-keys":
+            bucket = document.get("bucket")
+            if bucket is not None and not isinstance(bucket, str):
+                raise TypeError("bucket must be the name of one, or be left out to mean all")
+            return {"ended": bucket_keys.end(sim, bucket)}
         case _:
             raise LookupError(name)
 
