@@ -189,7 +189,11 @@ def parse_query(service: str, operation: str, form: Mapping[str, str]) -> dict[s
     if shape is None:
         return {}
     params: dict[str, Any] = _from_query(shape, form, "") or {}
-    check_constraints(shape, params)
+    try:
+        check_constraints(shape, params)
+    except AwsError as error:
+        # The same fault has another name in the query protocol.
+        raise AwsError("ValidationError", error.message) from error
     return params
 
 
