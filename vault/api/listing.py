@@ -1,0 +1,326 @@
+"""Lists: filters and orderings by explicit allow-lists, and cursor pagination that stays stable while rows come and go."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.core import signing
+from django.db.models import F, Field, Model, Q, QuerySet
+from django.utils import timezone
+from django.utils.dateparse import parse_date, parse_datetime
+from rest_framework.request import Request
+
+from vault.actors import Actor
+from vault.api.problems import ApiError
+from vault.errors import NotFound, ValidationFailed
+from vault.models import Vault
+from vault.permissions import Permission
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+_CURSOR_SALT = "keystead.api.cursor"
+
+
+@dataclass(frozen=True)
+class Filter:
+    """One query parameter. `parse` turns text into a value (ValueError says what is wrong), `apply` narrows the rows."""
+
+    name: str
+    help: str
+    parse: Callable[[str], Any]
+    apply: Callable[[QuerySet[Any], list[Any]], QuerySet[Any]]
+    schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
+    many: bool = False
+    example: Any = None
+
+
+def _lookup(lookup: str) -> Callable[[QuerySet[Any], list[Any]], QuerySet[Any]]:
+    def apply(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
+        return rows.filter(**({f"{lookup}__in": values} if len(values) > 1 else {lookup: values[0]}))
+
+    return apply
+
+
+def choice(name: str, lookup: str, values: Iterable[str], help: str) -> Filter:
+    """One of `values`; may be repeated, then any of them."""
+    allowed = [str(value) for value in values]
+
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"{text[:60]!r} is not one of {', '.join(allowed[:12])}{'...' if len(allowed) > 12 else ''}.")
+        return text
+
+    return Filter(name, help, parse, _lookup(lookup), {"type": "string", "enum": allowed}, many=True)
+
+
+def identifier(name: str, lookup: str, help: str) -> Filter:
+    """The UUID of a related object; may be repeated."""
+    return Filter(name, help, _uuid, _lookup(lookup), {"type": "string", "format": "uuid"}, many=True)
+
+
+def flag(name: str, lookup: str, help: str) -> Filter:
+    """true or false."""
+    return Filter(name, help, parse_flag, _lookup(lookup), {"type": "boolean"})
+
+
+def text(name: str, lookups: Iterable[str], help: str, *, max_length: int = 200) -> Filter:
+    """Free text that any of `lookups` (such as name__icontains) may match."""
+    paths = tuple(lookups)
+
+    def parse(value: str) -> str:
+        if not value or len(value) > max_length:
+            raise ValueError(f"it must have 1 to {max_length} characters.")
+        return value
+
+    def apply(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
+        condition = Q()
+        for path in paths:
+            condition |= Q(**{path: values[0]})
+        return rows.filter(condition)
+
+    return Filter(name, help, parse, apply, {"type": "string", "minLength": 1, "maxLength": max_length})
+
+
+def moment(name: str, lookup: str, help: str) -> Filter:
+    """A date-time with offset, or a date (its first moment in UTC); `lookup` says which side, such as at__gte."""
+    return Filter(name, help, _moment, _lookup(lookup), {"type": "string"}, example="2026-11-22T14:00:00Z")
+
+
+def _uuid(value: str) -> UUID:
+    if not re.fullmatch(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}", value):
+        raise ValueError(f"{value[:60]!r} is not a UUID.")
+    return UUID(value)
+
+
+def parse_flag(value: str) -> bool:
+    """true or false. Raises ValueError."""
+    if value not in ("true", "false"):
+        raise ValueError(f"{value[:60]!r} is neither true nor false.")
+    return value == "true"
+
+
+def _moment(value: str) -> datetime:
+    try:
+        found = parse_datetime(value)
+        day = None if found is not None else parse_date(value)
+        if day is not None:
+            found = datetime(day.year, day.month, day.day, tzinfo=timezone.get_default_timezone())
+        if found is None or found.tzinfo is None:
+            raise ValueError
+        return found.astimezone(timezone.get_default_timezone())
+    except (ValueError, OverflowError):
+        raise ValueError(f"{value[:60]!r} is no date-time with an offset, such as 2026-11-22T14:00:00Z.") from None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a list takes. `orderings` maps the public name to a model field; the primary key always breaks ties.
+
+    `in_vault` adds the parameter `vault`, which a handler reads with `vault_of(request, permission)`.
+    """
+
+    orderings: dict[str, str]
+    default_ordering: str
+    filters: tuple[Filter, ...] = ()
+    in_vault: bool = True
+    default_limit: int = DEFAULT_LIMIT
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Every query parameter that is taken."""
+        own = {"limit", "cursor", "ordering", "with_total"} | ({"vault"} if self.in_vault else set())
+        return frozenset(own | {f.name for f in self.filters})
+
+
+def single(request: Request, name: str) -> str | None:
+    """The value of a query parameter that may stand once; None when absent. Raises ApiError (400)."""
+    values = request.query_params.getlist(name)
+    if len(values) > 1:
+        raise wrong_parameter(name, "it stands more than once.", "Give it once.")
+    if values and "\x00" in values[0]:
+        raise wrong_parameter(name, "it holds the character U+0000.", "Remove it.")
+    return values[0] if values else None
+
+
+def wrong_parameter(name: str, cause: str, cure: str = "") -> ApiError:
+    """A 400 that names the query parameter."""
+    detail = f"Query parameter {name}: {cause}"
+    cure = cure or "Correct the parameter; /api/v1/docs lists what it takes."
+    errors = [{"field": name, "message": cause, "cure": cure}]
+    return ApiError("validation_failed", detail, field=name, cure=cure, errors=errors)
+
+
+def check_parameters(request: Request, allowed: Iterable[str]) -> None:
+    """Raise ApiError (400) for a query parameter that this address does not know."""
+    known = sorted(allowed)
+    for name in request.query_params:
+        if name not in known:
+            cure = f"Known here: {', '.join(known)}." if known else "This address takes no query parameters."
+            raise wrong_parameter(name[:60].replace("\x00", ""), "it is not known here.", cure)
+
+
+def filtered(request: Request, rows: QuerySet[Any], filters: Iterable[Filter]) -> QuerySet[Any]:
+    """Apply every filter that the request names. Raises ApiError (400) naming the parameter."""
+    for spec in filters:
+        texts = request.query_params.getlist(spec.name)
+        if not texts:
+            continue
+        if not spec.many:
+            single(request, spec.name)
+        if len(texts) > 50:
+            raise wrong_parameter(spec.name, "it stands more than 50 times.")
+        values = []
+        for value in texts:
+            if "\x00" in value:
+                raise wrong_parameter(spec.name, "it holds the character U+0000.", "Remove it.")
+            try:
+                values.append(spec.parse(value))
+            except ValueError as error:
+                raise wrong_parameter(spec.name, str(error)) from None
+        rows = spec.apply(rows, values)
+    return rows
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of rows. `next_cursor` is None on the last."""
+
+    rows: list[Any]
+    next_cursor: str | None
+    total: int | None
+
+
+def paginate(request: Request, rows: QuerySet[Any], listing: Listing) -> Page:
+    """Filter, order and cut `rows` as the request asks. Two queries at most, however many rows there are.
+
+    Keyset pagination: the cursor holds the last row's sort value and primary key, signed, so that rows which come or go
+    elsewhere neither repeat nor hide others.
+    """
+    rows = filtered(request, rows, listing.filters)
+    ordering = single(request, "ordering") or listing.default_ordering
+    descending, public = ordering.startswith("-"), ordering.removeprefix("-")
+    if public not in listing.orderings:
+        known = ", ".join(listing.orderings)
+        raise wrong_parameter("ordering", f"{ordering[:60]!r} is not known.", f"Known: {known}; with - in front, descending.")
+    path = listing.orderings[public]
+    limit = _limit(request, listing)
+    total = None
+    with_total = single(request, "with_total")
+    if with_total is not None:
+        try:
+            total = rows.count() if parse_flag(with_total) else None
+        except ValueError as error:
+            raise wrong_parameter("with_total", str(error)) from None
+
+    rows = rows.order_by(*_order(rows.model, path, descending))
+    cursor = single(request, "cursor")
+    if cursor is not None:
+        value, key = _read_cursor(cursor, ordering)
+        rows = rows.filter(_after(rows.model, path, descending, value, key))
+    found = list(rows[: limit + 1])
+    next_cursor = None
+    if len(found) > limit:
+        found = found[:limit]
+        next_cursor = _write_cursor(found[-1], path, ordering)
+    return Page(found, next_cursor, total)
+
+
+def _limit(request: Request, listing: Listing) -> int:
+    given = single(request, "limit")
+    if given is None:
+        return listing.default_limit
+    if not given.isascii() or not given.isdigit() or len(given) > 4 or not 1 <= int(given) <= MAX_LIMIT:
+        raise wrong_parameter("limit", f"it must be a whole number from 1 to {MAX_LIMIT}.")
+    return int(given)
+
+
+def _model_field(model: type[Model], path: str) -> Field[Any, Any]:
+    *relations, last = path.split("__")
+    for name in relations:
+        model = model._meta.get_field(name).related_model  # type: ignore[assignment]
+    return model._meta.get_field("pk" if last == "pk" else last)  # type: ignore[return-value]
+
+
+def _order(model: type[Model], path: str, descending: bool) -> list[Any]:
+    if path in ("pk", model._meta.pk.name):  # type: ignore[union-attr]
+        return ["-pk" if descending else "pk"]
+    tie = "-pk" if descending else "pk"
+    if _model_field(model, path).null:
+        # The two databases disagree about where NULL sorts; last, always.
+        expression = F(path).desc(nulls_last=True) if descending else F(path).asc(nulls_last=True)
+        return [expression, tie]
+    return [f"-{path}" if descending else path, tie]
+
+
+def _after(model: type[Model], path: str, descending: bool, value: Any, key: Any) -> Q:
+    beyond = "lt" if descending else "gt"
+    if path in ("pk", model._meta.pk.name):  # type: ignore[union-attr]
+        return Q(**{f"pk__{beyond}": key})
+    nullable = _model_field(model, path).null
+    if value is None:
+        return Q(**{f"{path}__isnull": True, f"pk__{beyond}": key})
+    condition = Q(**{f"{path}__{beyond}": value}) | Q(**{path: value, f"pk__{beyond}": key})
+    if nullable:
+        return condition | Q(**{f"{path}__isnull": True})
+    # Redundant, but lets the database enter its index where the page begins.
+    return Q(**{f"{path}__{beyond}e": value}) & condition
+
+
+def _write_cursor(row: Any, path: str, ordering: str) -> str:
+    value = row
+    for name in path.split("__"):
+        value = getattr(value, name)
+    if isinstance(value, datetime | UUID):
+        value = str(value)
+    key = row.pk if isinstance(row.pk, int) else str(row.pk)
+    return signing.dumps([ordering, value, key], salt=_CURSOR_SALT, compress=False)
+
+
+def _read_cursor(cursor: str, ordering: str) -> tuple[Any, Any]:
+    try:
+        made_for, value, key = signing.loads(cursor, salt=_CURSOR_SALT)
+    except (signing.BadSignature, ValueError, TypeError):
+        raise wrong_parameter("cursor", "it is none of ours.", "Send next_cursor of an earlier page unchanged.") from None
+    if made_for != ordering:
+        raise wrong_parameter("cursor", f"it belongs to ordering={made_for}.", "Keep the ordering while turning pages.")
+    return value, key
+
+
+def vault_of(request: Request, permission: Permission, given: UUID | None = None) -> Vault:
+    """The vault that a list or a new object belongs to, authorised for `permission`.
+
+    Taken from `given` (a body's field), else from the query parameter `vault`, else the token's vault, else the only one
+    that the actor has. Raises NotFound for a foreign one, ValidationFailed when it is left open, PermissionDenied.
+    """
+    actor: Actor = request.auth
+    chosen = given
+    if chosen is None and (in_query := single(request, "vault")) is not None:
+        try:
+            chosen = _uuid(in_query)
+        except ValueError as error:
+            raise wrong_parameter("vault", str(error)) from None
+    rows = actor.visible(Vault)
+    if chosen is not None:
+        vault = rows.filter(pk=chosen).first()
+        if vault is None:
+            raise NotFound("There is no such vault, or it is not yours.", field="vault")
+    else:
+        mine = list(rows[:2])
+        if not mine:
+            raise NotFound(
+                "You are a member of no vault.", field="vault", cure="Ask a vault admin to add you, or sign in as a member."
+            )
+        if len(mine) > 1:
+            raise ValidationFailed(
+                "You are a member of several vaults, so say which one.",
+                field="vault",
+                cure="Send the id of one; GET /api/v1/vaults lists yours.",
+            )
+        vault = mine[0]
+    actor.require(permission, vault)
+    return vault
