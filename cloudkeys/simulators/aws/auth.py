@@ -54,7 +54,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class SignedRequest:
-    """The parts of an HTTP request that a signature covers. ``path`` and ``query`` as sent, header names in lower case."""
+    """The parts of a request that a signature covers; ``path`` and ``query`` as sent, header names in lower case."""
 
     method: str
     path: str

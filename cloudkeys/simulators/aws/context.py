@@ -79,7 +79,7 @@ class Caller:
 
 @dataclass(slots=True)
 class ApiRequest:
-    """One authenticated request. ``headers`` have lower-case names; ``path`` and ``query`` are as sent (not decoded)."""
+    """One authenticated request. ``headers`` have lower-case names; ``path`` and ``query`` are as sent."""
 
     service: str
     operation: str

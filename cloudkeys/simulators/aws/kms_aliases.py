@@ -109,7 +109,8 @@ def list_aliases(sim: Simulator, request: ApiRequest) -> dict[str, Any]:
     authorize_account(sim, request.caller, request.region, request.operation)
     account_id, region = request.caller.account_id, request.region
     rows = sim.state.rows(
-        "SELECT name, key_id, created_at, updated_at FROM kms_aliases WHERE account_id = ? AND region = ? ORDER BY name",
+        "SELECT name, key_id, created_at, updated_at FROM kms_aliases"
+        " WHERE account_id = ? AND region = ? ORDER BY name",
         (account_id, region),
     )
     if "KeyId" in request.params:

@@ -21,6 +21,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from cloudkeys.simulators.aws import kms_keys
 from cloudkeys.simulators.aws.context import ApiRequest, AwsError, Caller, Simulator
 from cloudkeys.simulators.aws.kms_access import authorize_account, authorize_key, refuse_unusable, unsupported
 from cloudkeys.simulators.aws.kms_state import Key, canonical_context, find_key, resolve_key, store_of
@@ -229,6 +230,8 @@ def _usable_key(sim: Simulator, call: _Call, action: str, key_id: str, context: 
         raise AwsError(
             "ValidationException", f"The encryption context is larger than {MAX_CONTEXT_BYTES} bytes."
         )
+    if key_id.endswith("alias/aws/s3"):
+        kms_keys.aws_managed_key(sim, call.caller.account_id, call.region, "s3")
     key, alias = resolve_key(sim, call.caller.account_id, call.region, key_id, alias_allowed=True)
     authorize_key(sim, call.caller, action, key, encryption_context=context, alias=alias)
     refuse_unusable(key)

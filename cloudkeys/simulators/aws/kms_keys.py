@@ -33,6 +33,7 @@ from cloudkeys.simulators.aws.xks_client import Origin, XksError
 MATERIAL_BYTES = 32
 DAY_S = 86400.0
 MIN_WINDOW_DAYS, MAX_WINDOW_DAYS = 7, 30
+STATE_WORDS = {"PendingDeletion": "pending deletion", "PendingImport": "pending import"}
 
 
 def create_key(sim: Simulator, request: ApiRequest) -> dict[str, Any]:
@@ -237,30 +238,28 @@ def list_keys(sim: Simulator, request: ApiRequest) -> dict[str, Any]:
     return {"Keys": listed, **more}
 
 
-def _set_state(sim: Simulator, key: Key, state: str, allowed: tuple[str, ...]) -> None:
-    marks = ", ".join("?" * len(allowed))
+def _switch(sim: Simulator, key: Key, state: str) -> None:
+    """Make an enabled or disabled key the one or the other. Raises AwsError KMSInvalidStateException."""
     with sim.state.transaction() as db:
         done = db.execute(
-            f"UPDATE kms_keys SET state = ?, deletion_at = NULL WHERE key_id = ? AND state IN ({marks})",
-            (state, key.key_id, *allowed),
+            "UPDATE kms_keys SET state = ? WHERE key_id = ? AND state IN ('Enabled', 'Disabled')",
+            (state, key.key_id),
         )
         if done.rowcount != 1:
             now = find_key(sim, key.key_id)
-            shown = (
-                "gone" if now is None else {"PendingDeletion": "pending deletion"}.get(now.state, now.state)
-            )
-            raise AwsError("KMSInvalidStateException", f"{key.arn} is {shown}.")
+            word = "gone" if now is None else STATE_WORDS.get(now.state, now.state)
+            raise AwsError("KMSInvalidStateException", f"{key.arn} is {word}.")
 
 
 def enable_key(sim: Simulator, request: ApiRequest) -> dict[str, Any]:
     """EnableKey; nothing changes when it is enabled."""
-    _set_state(sim, customer_key(sim, request), "Enabled", ("Enabled", "Disabled"))
+    _switch(sim, customer_key(sim, request), "Enabled")
     return {}
 
 
 def disable_key(sim: Simulator, request: ApiRequest) -> dict[str, Any]:
     """DisableKey; nothing changes when it is disabled."""
-    _set_state(sim, customer_key(sim, request), "Disabled", ("Enabled", "Disabled"))
+    _switch(sim, customer_key(sim, request), "Disabled")
     return {}
 
 

@@ -367,7 +367,8 @@ def _connect(sim: Simulator, store: Store, origin: Origin) -> None:
     with sim.state.transaction() as db:
         # A disconnection in the meantime, or a later attempt, wins.
         db.execute(
-            "UPDATE kms_stores SET state = ?, error_code = ? WHERE store_id = ? AND state = 'CONNECTING' AND attempt = ?",
+            "UPDATE kms_stores SET state = ?, error_code = ?"
+            " WHERE store_id = ? AND state = 'CONNECTING' AND attempt = ?",
             ("FAILED" if code else "CONNECTED", code, store.store_id, store.attempt),
         )
 

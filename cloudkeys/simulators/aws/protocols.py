@@ -138,16 +138,17 @@ def check_constraints(shape: Shape, params: Mapping[str, Any]) -> None:
 
 def _collect(shape: Shape, value: Any, path: str, broken: list[str]) -> None:
     if isinstance(shape, StructureShape):
-        for name in shape.metadata.get("required", ()):
-            if name not in value:
-                broken.append(
-                    f"Value null at '{_join(path, name)}' failed to satisfy constraint: Member must not be null"
-                )
+        broken.extend(
+            f"Value null at '{_join(path, name)}' failed to satisfy constraint: Member must not be null"
+            for name in shape.metadata.get("required", ())
+            if name not in value
+        )
         for name, inner in value.items():
             _collect(shape.members[name], inner, _join(path, name), broken)
         return
     shown = f"Value at '{path}'"
-    if isinstance(value, str) and not shape.metadata.get("sensitive") or isinstance(value, int) and not isinstance(value, bool):
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if is_number or (isinstance(value, str) and not shape.metadata.get("sensitive")):
         shown = f"Value '{value}' at '{path}'"
     prefix = f"{shown} failed to satisfy constraint: Member must "
     if isinstance(shape, ListShape):

@@ -73,7 +73,7 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        log.exception("a connection failed")
+        log.error("a connection failed", exc_info=True)  # noqa: LOG014 - called while the exception is handled
 
     def close_connections(self) -> None:
         """Shut every open connection, so that the threads waiting on them end."""

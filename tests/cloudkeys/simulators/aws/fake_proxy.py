@@ -89,7 +89,9 @@ def _signature_is_right(proxy: FakeProxy, handler: BaseHTTPRequestHandler, body:
     if service != "kms-xks-proxy" or access_key_id not in proxy.secrets:
         return False
     lines = "".join(f"{name}:{handler.headers[name]}\n" for name in fields["SignedHeaders"].split(";"))
-    request = f"POST\n{handler.path}\n\n{lines}\n{fields['SignedHeaders']}\n{hashlib.sha256(body).hexdigest()}"
+    request = (
+        f"POST\n{handler.path}\n\n{lines}\n{fields['SignedHeaders']}\n{hashlib.sha256(body).hexdigest()}"
+    )
     scope = f"{date}/{region}/kms-xks-proxy/aws4_request"
     digest = hashlib.sha256(request.encode()).hexdigest()
     text = f"AWS4-HMAC-SHA256\n{handler.headers['X-Amz-Date']}\n{scope}\n{digest}"
@@ -122,7 +124,8 @@ def _encrypt(key: ExternalKey, document: dict[str, Any]) -> Answer:
 
 
 def _decrypt(key: ExternalKey, document: dict[str, Any]) -> Answer:
-    part = {name: base64.b64decode(value) for name, value in document.items() if isinstance(value, str)}
+    names = ("ciphertext", "ciphertextMetadata", "initializationVector", "authenticationTag")
+    part = {name: base64.b64decode(document[name]) for name in names}
     try:
         plaintext = AESGCM(key.material).decrypt(
             part["initializationVector"],
@@ -163,9 +166,7 @@ def serving(certificate: Path, private_key: Path) -> Iterator[FakeProxy]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             start = proxy.prefix + PATH
             headers = {name.lower(): value for name, value in self.headers.items()}
-            seen = Seen(
-                self.path.removeprefix(start), json.loads(body), headers, self.client_address[1]
-            )
+            seen = Seen(self.path.removeprefix(start), json.loads(body), headers, self.client_address[1])
             proxy.seen.append(seen)
             answer = proxy.override(seen) if proxy.override is not None else None
             if answer is None:
