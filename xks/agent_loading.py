@@ -1,0 +1,407 @@
+"""What the agent reads from the database: everything that the data plane needs, or what changed.
+
+Every function here runs in the agent's reader thread, on a connection whose transactions are
+snapshots (``xks.agent_database``): the counter is read first, then the rows, and both are of one
+moment.  The number of queries does not grow with the number of rows of a full load; a change of many
+objects takes a few more, ``IN_LIST`` ids at a time.
+
+One row that does not open (altered, moved, its version missing) never stops the others: it is left
+out and reported, so that the data plane answers as if it did not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import Model, Q, QuerySet
+
+from cloudkeys.models import CloudKey, KeySet, KeyVersion, XksCredential, XksKeyStore
+from hsm.base import DataInvalid, KeyWrapper
+from hsm.software import KEY_BYTES
+from vault.generations import current_generation
+from vault.keys import SecretUnreadable, VaultKeyDestroyed, associated_data, vault_wrapper
+from vault.models import GenerationChange, Vault
+from xks.wire import CredentialRecord, KeyRecord, KeyState, KeyUse, StoreRecord, VersionRecord
+
+IN_LIST = 500
+"""Ids in one IN (...); databases have a limit, and plans get worse long before it."""
+
+ROWS_AT_ONCE = 2000
+"""Rows fetched at a time, so that a big load stays small in memory and lets other threads run."""
+
+_USES: dict[tuple[bool, bool], list[KeyUse]] = {
+    (False, False): [],
+    (True, False): ["ENCRYPT"],
+    (False, True): ["DECRYPT"],
+    (True, True): ["ENCRYPT", "DECRYPT"],
+}
+
+
+class WentBackwards(Exception):
+    """The database's generation is lower than the one applied, or its history is another one.
+
+    A failover to a standby that had not everything, or a restored backup: what was disabled since
+    may be enabled there.  Nothing is taken over until an operator accepts it.
+    """
+
+    def __init__(self, found: int, applied: int) -> None:
+        super().__init__(f"the database is at generation {found}, this node has applied {applied}")
+        self.found = found
+        self.applied = applied
+
+
+class LogIncomplete(Exception):
+    """The log of changes does not reach back to the applied generation; everything must be loaded."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that the data plane does not get. ``reason`` never holds secret bytes."""
+
+    kind: str
+    """key, credential, store or vault."""
+    id: str
+    vault_id: UUID
+    reason: str
+
+
+@dataclass
+class Loaded:
+    """Records of one moment, at one generation.
+
+    ``full``: they are everything.  Otherwise they replace those of the same id, and ``removed_*``
+    name what is no more.  ``fingerprint`` tells this generation's change from any other.
+    """
+
+    generation: int
+    fingerprint: Fingerprint
+    full: bool
+    stores: list[StoreRecord] = field(default_factory=list)
+    keys: list[KeyRecord] = field(default_factory=list)
+    removed_stores: list[str] = field(default_factory=list)
+    removed_keys: list[str] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
+Fingerprint = frozenset[tuple[str, UUID, Any]]
+
+
+@dataclass(frozen=True)
+class Applied:
+    """Where the agent stands: what it must know of the past to ask only for what changed."""
+
+    generation: int
+    fingerprint: Fingerprint
+    store_ids: frozenset[str]
+    """Ids of the stores held."""
+    left_out_keys: frozenset[str]
+    """Ids of keys that were left out; they are tried again when a vault changes."""
+
+    @classmethod
+    def after(cls, loaded: Loaded, before: Applied | None) -> Applied:
+        """Where the agent stands once ``loaded`` is applied to what it held (None: nothing)."""
+        stores = {store.id for store in loaded.stores}
+        left_out = {item.id for item in loaded.left_out if item.kind == "key"}
+        if before is not None and not loaded.full:
+            stores |= before.store_ids - set(loaded.removed_stores)
+            left_out |= before.left_out_keys - {key.id for key in loaded.keys} - set(loaded.removed_keys)
+        return cls(loaded.generation, loaded.fingerprint, frozenset(stores), frozenset(left_out))
+
+
+def load_everything(max_staleness_s: float) -> Loaded:
+    """Read all stores and keys at the current generation, in one snapshot.
+
+    ``max_staleness_s``: the node's own bound, the most that a store's own may be.
+
+    Raises django.db.Error when the database does not answer, vault.keys.RootKeyError when the root
+    key cannot be used.
+    """
+    with transaction.atomic():
+        generation = current_generation()
+        loading = _Loading(max_staleness_s, every_vault=True)
+        stores = loading.store_records(XksKeyStore.objects.all())
+        known = {store.id for store in stores}
+        keys = [record for record in loading.key_records() if record.store_id in known]
+        return Loaded(
+            generation=generation,
+            fingerprint=_fingerprint(generation),
+            full=True,
+            stores=stores,
+            keys=keys,
+            left_out=loading.left_out,
+        )
+
+
+def load_changes(applied: Applied, max_staleness_s: float) -> Loaded | None:
+    """Read what changed since ``applied``, in one snapshot; None when nothing did.
+
+    Raises WentBackwards, LogIncomplete (then load everything), and what load_everything raises.
+    """
+    # Most answers are "nothing new": one query, no transaction.
+    if current_generation() == applied.generation:
+        return None
+    with transaction.atomic():
+        generation = current_generation()
+        if generation < applied.generation:
+            raise WentBackwards(generation, applied.generation)
+        if _fingerprint(applied.generation) != applied.fingerprint:
+            raise WentBackwards(generation, applied.generation)
+        log = list(
+            GenerationChange.objects.filter(
+                generation__gt=applied.generation, generation__lte=generation
+            ).values_list("generation", "kind", "object_id")
+        )
+        if len({number for number, _, _ in log}) != generation - applied.generation:
+            raise LogIncomplete(f"from {applied.generation} to {generation}")
+        touched: dict[str, set[UUID]] = {kind: set() for kind in GenerationChange.Kind.values}
+        for _, kind, object_id in log:
+            touched[kind].add(object_id)
+        return _changed(
+            applied,
+            generation,
+            max_staleness_s,
+            vault_ids=touched[GenerationChange.Kind.VAULT],
+            store_ids=touched[GenerationChange.Kind.STORE],
+            key_ids=touched[GenerationChange.Kind.KEY],
+        )
+
+
+def _changed(
+    applied: Applied,
+    generation: int,
+    max_staleness_s: float,
+    *,
+    vault_ids: set[UUID],
+    store_ids: set[UUID],
+    key_ids: set[UUID],
+) -> Loaded:
+    loading = _Loading(max_staleness_s, every_vault=False)
+    asked = set(store_ids)
+    for ids in _portions(vault_ids):
+        # A vault's switch acts on its stores alone: blocking one with 100,000 keys must not read them.
+        asked.update(XksKeyStore.objects.filter(vault_id__in=ids).values_list("id", flat=True))
+    stores: list[StoreRecord] = []
+    for ids in _portions(asked):
+        stores += loading.store_records(XksKeyStore.objects.filter(id__in=ids))
+    found = {store.id for store in stores}
+    removed_stores = sorted({str(id) for id in asked} - found)
+    if vault_ids:
+        key_ids = key_ids | {UUID(id) for id in applied.left_out_keys}
+    keys: dict[str, KeyRecord] = {}
+    for ids in _portions(key_ids):
+        keys.update((record.id, record) for record in loading.key_records(ids=ids))
+    # A store that comes (back) brings all its keys, whether the log names them or not.
+    new_stores = [UUID(id) for id in sorted(found - applied.store_ids)]
+    for ids in _portions(new_stores):
+        keys.update((record.id, record) for record in loading.key_records(of=ids))
+    held = (applied.store_ids | found) - set(removed_stores)
+    kept = [record for record in keys.values() if record.store_id in held]
+    removed_keys = sorted({str(id) for id in key_ids} - {record.id for record in kept})
+    return Loaded(
+        generation=generation,
+        fingerprint=_fingerprint(generation),
+        full=False,
+        stores=stores,
+        keys=kept,
+        removed_stores=removed_stores,
+        removed_keys=removed_keys,
+        left_out=loading.left_out,
+    )
+
+
+def _fingerprint(generation: int) -> Fingerprint:
+    """What the log says of that generation. Two histories that share a number do not share this."""
+    return frozenset(
+        GenerationChange.objects.filter(generation=generation).values_list("kind", "object_id", "at")
+    )
+
+
+def _portions(ids: Iterable[UUID]) -> Iterator[Sequence[UUID]]:
+    ordered = sorted(ids)
+    for start in range(0, len(ordered), IN_LIST):
+        yield ordered[start : start + IN_LIST]
+
+
+class _Loading:
+    """One load: the vaults' keys opened once each, and what had to be left out."""
+
+    def __init__(self, max_staleness_s: float, *, every_vault: bool) -> None:
+        self._max_staleness_s = max_staleness_s
+        self.left_out: list[LeftOut] = []
+        self._vaults = {vault.pk: vault for vault in Vault.objects.all()} if every_vault else {}
+        self._wrappers: dict[UUID, KeyWrapper | None] = {}
+
+    def store_records(self, rows: QuerySet[XksKeyStore]) -> list[StoreRecord]:
+        """Return records of these stores; one whose vault is destroyed has none."""
+        stores = [row for row in rows if not self._is_destroyed(row.vault_id)]
+        ids = {row.pk for row in stores}
+        narrow = Q(store_id__in=ids) if len(ids) <= IN_LIST else Q()
+        credentials: dict[UUID, list[CredentialRecord]] = {}
+        for row_id, vault_id, store_id, access_key_id, blob in XksCredential.objects.filter(
+            narrow, state=XksCredential.State.ACTIVE
+        ).values_list("pk", "vault_id", "store_id", "access_key_id", "secret_access_key"):
+            if store_id not in ids:
+                continue
+            try:
+                secret = self._open(XksCredential, "secret_access_key", row_id, vault_id, blob)
+            except _Unreadable as error:
+                self._leave_out("credential", row_id, vault_id, str(error))
+            else:
+                record = CredentialRecord(access_key_id=access_key_id, secret=secret)
+                credentials.setdefault(store_id, []).append(record)
+        health_keys = dict(
+            CloudKey.objects.filter(narrow, kind=CloudKey.Kind.HEALTH_CHECK)
+            .exclude(state=CloudKey.State.DESTROYED)
+            .values_list("store_id", "external_key_id")
+        )
+        records: list[StoreRecord] = []
+        for row in stores:
+            regions = row.allowed_regions
+            if not isinstance(regions, list) or not all(isinstance(region, str) for region in regions):
+                # A worker could not read the record, and with it none of the others.
+                self._leave_out("store", row.pk, row.vault_id, "allowed_regions is no list of names")
+                continue
+            staleness = row.max_staleness_s
+            records.append(
+                StoreRecord(
+                    id=str(row.pk),
+                    path_prefix=row.path_prefix,
+                    blocked=row.blocked or not self._vault(row.vault_id).serves,
+                    credentials=credentials.get(row.pk, []),
+                    health_key_id=health_keys.get(row.pk),
+                    allowed_regions=regions,
+                    # Longer than the node's own, it would outlast the time for which workers are counted.
+                    max_staleness_s=None
+                    if staleness is None
+                    else min(float(staleness), self._max_staleness_s),
+                )
+            )
+        return records
+
+    def key_records(
+        self, *, ids: Sequence[UUID] | None = None, of: Sequence[UUID] | None = None
+    ) -> list[KeyRecord]:
+        """Return records of the keys with these ids, or of these stores, or (neither given) of all.
+
+        Destroyed keys come without versions, so that their id answers 404.
+        """
+        which = CloudKey.objects.all()
+        versions = KeyVersion.objects.filter(material__isnull=False, destroyed_at=None)
+        if ids is not None:
+            which, versions = which.filter(pk__in=ids), versions.filter(cloud_key_id__in=ids)
+        if of is not None:
+            which, versions = which.filter(store_id__in=of), versions.filter(cloud_key__store_id__in=of)
+        material, refused = self._materials(versions)
+        fields = (
+            "pk", "vault_id", "store_id", "external_key_id", "state", "blocked", "permitted_uses",
+            "current_version",
+        )  # fmt: skip
+        store_names: dict[UUID, str] = {}
+        records: list[KeyRecord] = []
+        for row_id, vault_id, store_id, external_id, state, blocked, uses, current in which.values_list(
+            *fields
+        ).iterator(ROWS_AT_ONCE):
+            if self._is_destroyed(vault_id):
+                continue
+            own = material.get(row_id, [])
+            if state == CloudKey.State.DESTROYED:
+                own = []
+            elif row_id in refused:
+                self._leave_out("key", row_id, vault_id, refused[row_id])
+                continue
+            elif state not in CloudKey.State.values or not isinstance(uses, list):
+                self._leave_out("key", row_id, vault_id, "its state or its permitted uses are not known")
+                continue
+            elif all(version.number != current for version in own):
+                self._leave_out("key", row_id, vault_id, f"its current version {current} has no material")
+                continue
+            records.append(
+                KeyRecord(
+                    id=str(row_id),
+                    store_id=store_names.setdefault(store_id, str(store_id)),
+                    external_key_id=external_id,
+                    state=cast("KeyState", state),
+                    blocked=blocked,
+                    uses=_USES["ENCRYPT" in uses, "DECRYPT" in uses],
+                    current_version=current,
+                    versions=own,
+                )
+            )
+        return records
+
+    def _materials(
+        self, rows: QuerySet[KeyVersion]
+    ) -> tuple[dict[UUID, list[VersionRecord]], dict[UUID, str]]:
+        """Open these versions: what opened by key, and why a key must be refused.
+
+        With one version altered nothing about a key can be trusted, so none of it is served.
+        """
+        opened: dict[UUID, list[VersionRecord]] = {}
+        refused: dict[UUID, str] = {}
+        for row_id, vault_id, key_id, number, protection, blob in rows.values_list(
+            "pk", "vault_id", "cloud_key_id", "number", "protection", "material"
+        ).iterator(ROWS_AT_ONCE):
+            if self._is_destroyed(vault_id):
+                continue
+            if protection != KeySet.Protection.SOFTWARE:
+                refused[key_id] = f"version {number} is protected by {protection}, which this node cannot use"
+                continue
+            try:
+                plain = self._open(KeyVersion, "material", row_id, vault_id, blob)
+            except _Unreadable as error:
+                refused[key_id] = f"version {number}: {error}"
+            else:
+                if len(plain) == KEY_BYTES:
+                    opened.setdefault(key_id, []).append(VersionRecord(number=number, material=plain))
+                else:
+                    refused[key_id] = f"version {number} is no AES-256 key"
+        return opened, refused
+
+    def _leave_out(self, kind: str, row_id: UUID, vault_id: UUID, reason: str) -> None:
+        self.left_out.append(LeftOut(kind, str(row_id), vault_id, reason))
+
+    def _vault(self, vault_id: UUID) -> Vault:
+        vault = self._vaults.get(vault_id)
+        if vault is None:
+            vault = self._vaults[vault_id] = Vault.objects.get(pk=vault_id)
+        return vault
+
+    def _is_destroyed(self, vault_id: UUID) -> bool:
+        return self._vault(vault_id).state == Vault.State.DESTROYED
+
+    def _wrapper(self, vault_id: UUID) -> KeyWrapper | None:
+        """The vault's KEK, opened once a load; None, reported once, when it does not open.
+
+        Raises RootKeyError when it is the root key that is missing: then nothing can be said about
+        any row, and what workers hold stays.
+        """
+        if vault_id not in self._wrappers:
+            wrapper: KeyWrapper | None = None
+            try:
+                wrapper = vault_wrapper(self._vault(vault_id))
+            except (SecretUnreadable, VaultKeyDestroyed) as error:
+                self._leave_out("vault", vault_id, vault_id, str(error))
+            self._wrappers[vault_id] = wrapper
+        return self._wrappers[vault_id]
+
+    def _open(
+        self, model: type[Model], column: str, row_id: UUID, vault_id: UUID, blob: bytes | memoryview | None
+    ) -> bytes:
+        """Return the secret of one row. Raises _Unreadable."""
+        wrapper = self._wrapper(vault_id)
+        if wrapper is None:
+            raise _Unreadable("its vault's key does not open")
+        if blob is None:
+            raise _Unreadable("it has no secret")
+        try:
+            return wrapper.decrypt(bytes(blob), associated_data(model._meta.db_table, row_id, column))
+        except DataInvalid as error:
+            raise _Unreadable(str(error)) from error
+
+
+class _Unreadable(Exception):
+    """A row's secret cannot be had; the message never holds secret bytes."""

@@ -1,0 +1,418 @@
+"""The node's socket: what the agent holds for its workers, and the conversation with each of them.
+
+Runs in the agent's event loop and never touches the database.  Records are kept here in clear so
+that a worker that starts, or comes back, is served at once and without the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+import struct
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Protocol
+
+import structlog
+
+from xks import wire
+from xks.agent_loading import Loaded
+from xks.agent_registry import Heartbeat, ProcessName
+
+log = structlog.get_logger("keystead.agent")
+
+HELLO_S = 10.0
+"""How long a connection may stay silent before it has said who it is."""
+
+MAX_QUEUED_CHANGES = 1000
+"""A worker that lags further behind gets everything anew: that is less to send."""
+
+
+class SocketUnusable(Exception):
+    """The socket cannot be served. One line: what is wrong, and what to do."""
+
+
+class Census(Protocol):
+    """Keeps the table of worker processes; none of its methods waits for the database."""
+
+    def joined(self, process: ProcessName, serves_generation: int) -> None:
+        """A worker has connected."""
+        ...
+
+    def confirmed(self, process: ProcessName, generation: int) -> None:
+        """A worker answers from this generation only."""
+        ...
+
+    def parted(self, process: ProcessName) -> None:
+        """A worker's connection ended; it may still be serving."""
+        ...
+
+    def gone(self, process: ProcessName) -> None:
+        """A worker serves no more: it said so, or its process has ended."""
+        ...
+
+
+@dataclass
+class Held:
+    """Everything that workers are to know, at one generation."""
+
+    generation: int
+    stores: dict[str, wire.StoreRecord]
+    keys: dict[str, wire.KeyRecord]
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> Held:
+        """Take over a full load."""
+        return cls(
+            loaded.generation,
+            {store.id: store for store in loaded.stores},
+            {key.id: key for key in loaded.keys},
+        )
+
+    def apply(self, loaded: Loaded) -> None:
+        """Take over a change."""
+        gone = set(loaded.removed_stores)
+        for store_id in gone:
+            self.stores.pop(store_id, None)
+        if gone:
+            for key_id in [key.id for key in self.keys.values() if key.store_id in gone]:
+                del self.keys[key_id]
+        for key_id in loaded.removed_keys:
+            self.keys.pop(key_id, None)
+        self.stores.update((store.id, store) for store in loaded.stores)
+        self.keys.update((key.id, key) for key in loaded.keys)
+        self.generation = loaded.generation
+
+    def slices(self) -> Iterator[wire.Delta]:
+        """Everything as a full load, as it stands now: later changes do not show in it."""
+        return wire.slice_delta(
+            self.generation, full=True, stores=list(self.stores.values()), keys=list(self.keys.values())
+        )
+
+
+@dataclass(eq=False)
+class Link:
+    """One worker's connection: what is still to be said to it."""
+
+    process: ProcessName
+    writer: asyncio.StreamWriter
+    needs_everything: bool = True
+    changes: deque[list[bytes]] = field(default_factory=deque)
+    seen_at: float | None = None
+    """Boot clock before the last note in the table that this worker was seen; None before the first."""
+    leased_at: float | None = None
+    """``issued_at_s`` of the last lease sent."""
+    lease_wanted: bool = False
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Workers:
+    """All workers of this node."""
+
+    def __init__(self, census: Census, *, max_staleness_s: float, lease_every_s: float) -> None:
+        self._census = census
+        self._max_staleness_s = max_staleness_s
+        self._lease_every_s = lease_every_s
+        self._held: Held | None = None
+        self._current_at: float | None = None
+        self._fleet_size = 1
+        self._links: dict[ProcessName, Link] = {}
+        self._exits: dict[ProcessName, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.nobody_left = asyncio.Event()
+        self.nobody_left.set()
+
+    @property
+    def generation(self) -> int:
+        """What the agent has read; 0 before the first load."""
+        return self._held.generation if self._held is not None else 0
+
+    # --- news from the reader and from the registrar ---------------------------------------------------------
+
+    def take(self, loaded: Loaded | None, asked_at: float) -> None:
+        """Pass on what the reader found; None: nothing new. ``asked_at``: boot clock before it asked."""
+        if loaded is not None:
+            if loaded.full or self._held is None:
+                self._held = Held.of(loaded)
+                for link in self._links.values():
+                    link.needs_everything = True
+                    link.wake.set()
+            else:
+                self._held.apply(loaded)
+                self._broadcast(loaded)
+        self._current_at = asked_at
+        self._offer_leases()
+
+    def seen(self, beat: Heartbeat, beat_at: float) -> None:
+        """Note which workers were marked as seen in the table. ``beat_at``: boot clock before that."""
+        self._fleet_size = beat.fleet_size
+        for process, link in self._links.items():
+            if str(process) in beat.known_workers:
+                link.seen_at = beat_at
+        self._offer_leases()
+
+    def _broadcast(self, loaded: Loaded) -> None:
+        frames = [
+            wire.encode_frame(delta)
+            for delta in wire.slice_delta(
+                loaded.generation,
+                full=False,
+                stores=loaded.stores,
+                keys=loaded.keys,
+                removed_stores=loaded.removed_stores,
+                removed_keys=loaded.removed_keys,
+            )
+        ]
+        for link in self._links.values():
+            if link.needs_everything:
+                continue
+            if len(link.changes) >= MAX_QUEUED_CHANGES:
+                link.needs_everything = True
+                link.changes.clear()
+            else:
+                link.changes.append(frames)
+            link.wake.set()
+
+    def _offer_leases(self) -> None:
+        for link in self._links.values():
+            issued_at = self._issued_at(link)
+            if issued_at is None:
+                continue
+            if link.leased_at is None or issued_at - link.leased_at >= self._lease_every_s:
+                link.lease_wanted = True
+                link.wake.set()
+
+    def _issued_at(self, link: Link) -> float | None:
+        # The older of two: when the database last said that what is held is current, and when the table
+        # last showed this worker. So a worker never serves longer than it is counted.
+        if self._current_at is None or link.seen_at is None:
+            return None
+        return min(self._current_at, link.seen_at)
+
+    # --- the conversation ------------------------------------------------------------------------------------
+
+    async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection to its end."""
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        try:
+            await self._serve(reader, writer)
+        except (ConnectionError, asyncio.IncompleteReadError):
+            pass  # the worker went away; what that means for the table is decided in _serve
+        except wire.FrameError as error:
+            log.error("a peer on the agent's socket does not speak our protocol", cause=str(error))
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        peer_pid, peer_uid = peer_of(writer)
+        if peer_uid is not None and peer_uid != os.geteuid():
+            log.error("refused a connection of another user to the agent's socket", uid=peer_uid)
+            return
+        try:
+            hello = await asyncio.wait_for(wire.read_worker_message(reader), HELLO_S)
+        except TimeoutError:
+            log.warning("a connection to the agent's socket said nothing", pid=peer_pid)
+            return
+        except asyncio.IncompleteReadError:
+            return  # a health probe: it connects, and that is all it wants to know
+        if not isinstance(hello, wire.Hello) or hello.protocol != wire.PROTOCOL_VERSION:
+            raise wire.FrameError(f"the agent speaks protocol {wire.PROTOCOL_VERSION}, the worker does not")
+        process = ProcessName.of(peer_pid, hello.pid, hello.started_at_s)
+        link = Link(process, writer)
+        before = self._links.get(process)
+        if before is not None:
+            before.writer.close()
+        self._links[process] = link
+        self.nobody_left.clear()
+        self._watch_exit(process, peer_pid)
+        self._census.joined(process, hello.generation)
+        log.info("worker connected", pid=process.pid, serves_generation=hello.generation)
+        link.wake.set()
+        sender = asyncio.create_task(self._send(link))
+        try:
+            await self._listen(reader, link)
+        finally:
+            sender.cancel()
+            await asyncio.wait([sender])
+            self._part(link)
+            error = None if sender.cancelled() else sender.exception()
+            if error is not None and not isinstance(error, ConnectionError):
+                raise error
+
+    async def _listen(self, reader: asyncio.StreamReader, link: Link) -> None:
+        while True:
+            message = await wire.read_worker_message(reader)
+            match message:
+                case wire.Applied(generation=generation):
+                    if generation > self.generation:
+                        raise wire.FrameError("a worker confirms a generation that it was never sent")
+                    self._census.confirmed(link.process, generation)
+                case wire.Goodbye():
+                    self._leave(link.process, "worker stopped in good order")
+                    return
+                case wire.Hello():
+                    raise wire.FrameError("a worker says hello twice")
+
+    async def _send(self, link: Link) -> None:
+        """Write whatever the worker lacks, in the order in which it must hear it, as fast as it listens."""
+        while True:
+            await link.wake.wait()
+            link.wake.clear()
+            while True:
+                if link.needs_everything:
+                    if self._held is None:
+                        break
+                    link.needs_everything = False
+                    link.changes.clear()
+                    for delta in self._held.slices():
+                        link.writer.write(wire.encode_frame(delta))
+                        await link.writer.drain()
+                elif link.changes:
+                    for frame in link.changes.popleft():
+                        link.writer.write(frame)
+                        await link.writer.drain()
+                elif link.lease_wanted:
+                    link.lease_wanted = False
+                    self._send_lease(link)
+                    await link.writer.drain()
+                else:
+                    break
+
+    def _send_lease(self, link: Link) -> None:
+        issued_at = self._issued_at(link)
+        if issued_at is None or self._held is None:
+            return
+        link.leased_at = issued_at
+        lease = wire.Lease(
+            generation=self._held.generation,
+            valid_for_s=self._max_staleness_s,
+            issued_at_s=issued_at,
+            fleet_size=self._fleet_size,
+        )
+        link.writer.write(wire.encode_frame(lease))
+
+    # --- ends ------------------------------------------------------------------------------------------------
+
+    def _part(self, link: Link) -> None:
+        if self._links.get(link.process) is link:
+            del self._links[link.process]
+            self._census.parted(link.process)
+            log.info("worker's connection ended", pid=link.process.pid)
+        self._tell_if_nobody()
+
+    def _leave(self, process: ProcessName, event: str) -> None:
+        self._forget_exit(process)
+        link = self._links.pop(process, None)
+        if link is not None:
+            link.writer.close()
+        self._census.gone(process)
+        log.info(event, pid=process.pid)
+        self._tell_if_nobody()
+
+    def _tell_if_nobody(self) -> None:
+        if not self._links and not self._exits:
+            self.nobody_left.set()
+
+    def _watch_exit(self, process: ProcessName, peer_pid: int) -> None:
+        """Hear of the end of the process itself: the only proof, beside its goodbye, that it serves no more."""
+        if process in self._exits or not process.namespace:
+            return
+        try:
+            handle = os.pidfd_open(peer_pid)
+        except (OSError, AttributeError):
+            # Gone already, or a system without pidfds: it is counted until it has not been seen for too long.
+            return
+        if process.is_gone():  # the pid was another process's by the time that it was opened
+            os.close(handle)
+            return
+        self._exits[process] = handle
+        asyncio.get_running_loop().add_reader(handle, self._leave, process, "worker's process has ended")
+
+    def _forget_exit(self, process: ProcessName) -> None:
+        handle = self._exits.pop(process, None)
+        if handle is not None:
+            asyncio.get_running_loop().remove_reader(handle)
+            os.close(handle)
+
+    async def close(self) -> None:
+        """End every conversation."""
+        for process in list(self._exits):
+            self._forget_exit(process)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+# --- the socket itself -------------------------------------------------------------------------------------------
+
+
+def peer_of(writer: asyncio.StreamWriter) -> tuple[int, int | None]:
+    """Return (pid, uid) of the process that connected, by the kernel's word (unix(7), SO_PEERCRED).
+
+    pid 0: not visible from this pid namespace. uid None: this system does not say; the modes of
+    socket and folder are then all that keeps strangers out.
+    """
+    option = getattr(socket, "SO_PEERCRED", None)
+    own: socket.socket = writer.get_extra_info("socket")
+    if option is None:
+        return 0, None
+    pid, uid, _ = struct.unpack("3i", own.getsockopt(socket.SOL_SOCKET, option, struct.calcsize("3i")))
+    return pid, uid
+
+
+def claim_socket(path: Path) -> IO[str]:
+    """Make the socket's folder fit for it and make sure that no other agent serves it.
+
+    Returns the lock; it is held while the file is open. Raises SocketUnusable.
+    """
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = path.parent.stat()
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise SocketUnusable(
+                f"Others than this process's user may enter {path.parent}, where the agent's socket is to be. "
+                f"Run: chmod 700 {path.parent} (or give another folder with KEYSTEAD_XKS_SOCKET)."
+            )
+        handle = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SocketUnusable(
+            f"The folder of the agent's socket {path} cannot be used: {error.strerror}. Check KEYSTEAD_XKS_SOCKET."
+        ) from error
+    lock = os.fdopen(handle, "r+")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise SocketUnusable(
+            f"Another agent serves {path}. Stop it, or give another path with KEYSTEAD_XKS_SOCKET."
+        ) from None
+    return lock
+
+
+def bind_socket(path: Path) -> socket.socket:
+    """Make the socket, mode 0600 from its first moment. Call with the lock held. Raises SocketUnusable."""
+    own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        path.unlink(missing_ok=True)
+        own.bind(str(path))
+    except OSError as error:
+        own.close()
+        raise SocketUnusable(
+            f"The agent's socket {path} cannot be made: {error}. Check KEYSTEAD_XKS_SOCKET."
+        ) from error
+    finally:
+        os.umask(before)
+    return own

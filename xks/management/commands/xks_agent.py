@@ -1,0 +1,54 @@
+"""keystead xks agent"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from importlib import metadata
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from vault import env, startup
+from vault.hardening import harden_process
+from vault.keys import RootKeyError
+from xks.agent import Agent
+from xks.agent_workers import SocketUnusable
+
+
+class Command(BaseCommand):
+    """Runs this node's agent until SIGTERM or SIGINT."""
+
+    help = "Run this node's agent: it loads keys from the database and hands them to the XKS workers."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """See BaseCommand."""
+        harden_process()
+        try:
+            startup.prepare_process()
+            asyncio.run(serve())
+        except (RootKeyError, startup.StartRefused, SocketUnusable) as error:
+            raise CommandError(str(error)) from error
+
+
+async def serve() -> None:
+    """Run the agent with the settings of this process. Raises what Agent.run raises."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    agent = Agent(
+        socket_path=env.get("KEYSTEAD_XKS_SOCKET"),
+        node_name=env.get("KEYSTEAD_NODE_NAME"),
+        max_staleness_s=env.get("KEYSTEAD_XKS_MAX_STALENESS"),
+        software_version=software_version(),
+    )
+    await agent.run(stop)
+
+
+def software_version() -> str:
+    """Return Keystead's version; from a checkout that is not installed, "dev"."""
+    try:
+        return metadata.version("keystead")
+    except metadata.PackageNotFoundError:
+        return "dev"
