@@ -169,11 +169,22 @@ def _collect(shape: Shape, value: Any, path: str, broken: list[str]) -> None:
         if high is not None and value > high:
             broken.append(f"{prefix}have value less than or equal to {high}")
     pattern = shape.metadata.get("pattern")
-    if pattern and isinstance(value, str) and not re.fullmatch(pattern, value):
+    if pattern and isinstance(value, str) and not _python_pattern(pattern).fullmatch(value):
         broken.append(f"{prefix}satisfy regular expression pattern: {pattern}")
     choices = getattr(shape, "enum", None)
     if choices and isinstance(value, str) and value not in choices:
         broken.append(f"{prefix}satisfy enum value set: [{', '.join(choices)}]")
+
+
+@cache
+def _python_pattern(pattern: str) -> re.Pattern[str]:
+    """A pattern of the model, whose Unicode classes Java knows and Python does not: put in words of Python.
+
+    \\w holds the underscore besides letters and digits; the models allow it wherever they use these classes.
+    """
+    for java, python in ((r"\p{L}", r"\w"), (r"\p{N}", r"\d"), (r"\p{Z}", r"\s"), (r"\p{M}", "")):
+        pattern = pattern.replace(java, python)
+    return re.compile(pattern)
 
 
 def _join(path: str, name: str) -> str:
