@@ -146,7 +146,7 @@ def _compare_schema(header: Header) -> bool:
             f"This backup is of {header.engine}, the configured database is {connection.vendor}. Restore it into "
             f"{header.engine} (KEYSTEAD_DATABASE_URL)."
         )
-    known = {f"{app}.{name}" for app, name in MigrationLoader(None, ignore_no_initial=True).disk_migrations}
+    known = {f"{app}.{name}" for app, name in MigrationLoader(None).disk_migrations}
     newer = sorted(set(header.schema) - known)
     if newer:
         raise RestoreRefused(
@@ -234,11 +234,12 @@ def _retire_sqlite(target: Path) -> Path:
             old.execute("PRAGMA journal_mode=DELETE").fetchone()
             old.execute("BEGIN EXCLUSIVE")
             old.execute("ROLLBACK")
-    except sqlite3.OperationalError as error:
-        raise RestoreRefused(
-            f"The database is in use ({error}). Stop Keystead on this machine, then restore."
-        ) from error
-    except sqlite3.DatabaseError:
+    except sqlite3.DatabaseError as error:
+        # The lowest byte is the primary result code (sqlite.org, "Result and Error Codes").
+        if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise RestoreRefused(
+                f"The database is in use ({error}). Stop Keystead on this machine, then restore."
+            ) from error
         # Too damaged to be opened, which may be why it is being replaced.
         sound = False
     os.link(target, kept)
