@@ -39,7 +39,7 @@ def spread_schedule(key_set: KeySet) -> int:
 
     One statement for each local day on which a key began its version, however many keys there are.
     """
-    keys = _inheriting(key_set).filter(rotation_schedule=None, retired_at=None)
+    keys = _inheriting(key_set).filter(rotation_schedule__isnull=True, retired_at=None)
     schedule = parse_schedule(key_set.rotation_schedule)
     if schedule is None:
         return keys.update(next_rotation_at=None)
@@ -62,7 +62,7 @@ def spread_schedule(key_set: KeySet) -> int:
 
 def spread_expiration(key_set: KeySet) -> int:
     """The same for the expiration: one statement."""
-    keys = _inheriting(key_set).filter(expiration=None)
+    keys = _inheriting(key_set).filter(expiration__isnull=True)
     expiration = parse_expiration(key_set.expiration)
     if expiration is None:
         return keys.update(expires_at=None)

@@ -310,7 +310,7 @@ def _begin_deletion(
     if not key.deletable:
         raise Conflict("This key cannot be deleted.")
     cancel_superseded(
-        actor, key, "cloud_key.enable", "cloud_key.disable_pointer", "cloud_key.provision", "cloud_key.link"
+        key, "cloud_key.enable", "cloud_key.disable_pointer", "cloud_key.provision", "cloud_key.link"
     )
     key.delete_after = timezone.now() + timedelta(days=window_days)
     _set_state(
