@@ -242,3 +242,9 @@ SILENCED_SYSTEM_CHECKS = [
     "security.W005",
     "security.W021",
 ]
+
+# --- what the services read; here rather than from vault.env, so that a test can override them -----------------
+
+KEYSTEAD_SIMULATOR: bool = env.get_or_default("KEYSTEAD_SIMULATOR")
+KEYSTEAD_XKS_MAX_STALENESS: float = env.get_or_default("KEYSTEAD_XKS_MAX_STALENESS")
+KEYSTEAD_XKS_PUBLIC_ENDPOINT: str = env.get_or_default("KEYSTEAD_XKS_PUBLIC_ENDPOINT")

@@ -54,7 +54,7 @@ class _State:
     process: subprocess.Popen[bytes] | None = None
     pending: bytes = b""
     started: float = 0.0
-    delay: float = FIRST_DELAY
+    delay: float = field(default_factory=lambda: FIRST_DELAY)
     restart_at: float | None = None
     deaths: int = 0
     ready: bool = False
