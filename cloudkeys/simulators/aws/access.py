@@ -16,7 +16,7 @@ from cloudkeys.simulators.aws import iam_store
 from cloudkeys.simulators.aws.conditions import ContextValue
 from cloudkeys.simulators.aws.context import AwsError, Caller, Simulator
 from cloudkeys.simulators.aws.iam_store import PolicySource
-from cloudkeys.simulators.aws.policy import Statement, parse_policy, principal_names
+from cloudkeys.simulators.aws.policy import ACCOUNT_ID, Statement, parse_policy, principal_names
 
 ALLOWED, EXPLICIT_DENY, IMPLICIT_DENY = "allowed", "explicitDeny", "implicitDeny"
 
@@ -202,8 +202,9 @@ def global_context(sim: Simulator, caller: Caller) -> dict[str, ContextValue]:
 
 
 def _account_in(arn: str) -> str | None:
+    """The account of an ARN, None where there is none: S3's, and the policies that AWS keeps ("aws")."""
     parts = arn.split(":", 5)
-    return parts[4] if len(parts) == 6 and parts[4] else None
+    return parts[4] if len(parts) == 6 and ACCOUNT_ID.fullmatch(parts[4]) else None
 
 
 def _denied(caller: Caller, action: str, resource: str, decision: Decision) -> AwsError:

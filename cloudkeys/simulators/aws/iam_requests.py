@@ -74,7 +74,7 @@ def page(
     after = params.get("Marker")
     if after is not None:
         try:
-            last = base64.urlsafe_b64decode(after).decode()
+            last = base64.b64decode(after, altchars=b"-_", validate=True).decode()
         except (binascii.Error, ValueError) as error:
             raise AwsError("ValidationError", "Invalid Marker.") from error
         ordered = [item for item in ordered if key(item).lower() > last]

@@ -257,7 +257,7 @@ def _token(text: str | None) -> str:
     if text is None:
         return ""
     try:
-        return base64.urlsafe_b64decode(text).decode()
+        return base64.b64decode(text, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise AwsError(
             "InvalidArgument",

@@ -97,10 +97,20 @@ def test_identity_policies(statements: list[Any], action: str, resource: str, ve
         (user(), [allow("kms:*", Principal={"AWS": [ROLE, USER]})], ALLOWED, ""),
         (user(), [allow("kms:*", Principal="*")], ALLOWED, ""),
         (user(), [allow("kms:*", Principal={"AWS": "*"})], ALLOWED, ""),
-        (user(), [allow("kms:*", Principal={"Service": "s3.amazonaws.com"})], IMPLICIT_DENY, "resource-based"),
+        (
+            user(),
+            [allow("kms:*", Principal={"Service": "s3.amazonaws.com"})],
+            IMPLICIT_DENY,
+            "resource-based",
+        ),
         (user(), [allow("kms:Decrypt", Principal={"AWS": USER})], IMPLICIT_DENY, "resource-based"),
         (user(allow()), [deny(Principal={"AWS": USER})], EXPLICIT_DENY, "explicit deny in a resource-based"),
-        (user(allow()), [deny(Principal=root_of(ACCOUNT))], EXPLICIT_DENY, "explicit deny in a resource-based"),
+        (
+            user(allow()),
+            [deny(Principal=root_of(ACCOUNT))],
+            EXPLICIT_DENY,
+            "explicit deny in a resource-based",
+        ),
         (user(deny()), [allow(Principal={"AWS": USER})], EXPLICIT_DENY, "explicit deny in an identity-based"),
         # A session is meant by its own ARN and by its role's.
         (Identity(ACCOUNT, SESSION, (SESSION, ROLE)), [allow(Principal={"AWS": ROLE})], ALLOWED, ""),
@@ -140,7 +150,9 @@ def test_a_key_policy_decides(identity: Identity, key_policy: list[Any], verdict
         ([allow()], None, IMPLICIT_DENY),
     ],
 )
-def test_across_accounts_both_must_allow(statements: list[Any], policy: list[Any] | None, verdict: str) -> None:
+def test_across_accounts_both_must_allow(
+    statements: list[Any], policy: list[Any] | None, verdict: str
+) -> None:
     decision = decide(
         user(*statements),
         "s3:GetObject",
@@ -188,7 +200,11 @@ def test_not_principal_spares_those_it_names() -> None:
         (document(allow(Principal="*")), "identity", "should not specify a principal"),
         (document(allow()), "resource", "Missing required field Principal"),
         (document(allow(Principal={"AWS": "ann"})), "resource", "Invalid principal"),
-        (document(allow(Principal={"AWS": f"arn:aws:iam::{ACCOUNT}:user/*"})), "resource", "Invalid principal"),
+        (
+            document(allow(Principal={"AWS": f"arn:aws:iam::{ACCOUNT}:user/*"})),
+            "resource",
+            "Invalid principal",
+        ),
         (document(allow(Principal={"Aws": "*"})), "resource", "Invalid principal"),
         (document(allow("sts:AssumeRole", Principal="*")), "trust", "prohibited field Resource"),
         (document(allow(Condition={"Same": {"a": "b"}})), "identity", "Invalid Condition type"),
@@ -209,11 +225,15 @@ def test_a_malformed_policy_is_refused(text: str, kind: str, message: str) -> No
         st.text(),
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.text(max_size=5),
-            lambda inner: st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["Version", "Statement", "Effect", "Action", "Principal", "Resource", "Condition"]),
-                inner,
-                max_size=4,
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(
+                        ["Version", "Statement", "Effect", "Action", "Principal", "Resource", "Condition"]
+                    ),
+                    inner,
+                    max_size=4,
+                )
             ),
             max_leaves=8,
         ).map(json.dumps),
@@ -279,7 +299,11 @@ def test_global_condition_keys_come_with_every_request(server: RunningServer) ->
     ann = caller_named(server, "ann")
     iam.tag_user(UserName="ann", Tags=[{"Key": "Team", "Value": "blue"}])
     condition = {
-        "StringEquals": {"aws:PrincipalTag/team": "blue", "aws:username": "ann", "aws:PrincipalAccount": ACCOUNT},
+        "StringEquals": {
+            "aws:PrincipalTag/team": "blue",
+            "aws:username": "ann",
+            "aws:PrincipalAccount": ACCOUNT,
+        },
         "ArnLike": {"aws:PrincipalArn": USER},
         "DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"},
         "Bool": {"aws:ViaAWSService": "false"},
@@ -296,7 +320,11 @@ def test_policies_may_name_only_principals_that_exist(server: RunningServer) -> 
     caller_named(server, "ann")
     elsewhere = "arn:aws:iam::999988887777:user/unknown"
     text = document(
-        allow(Principal={"AWS": [USER, USER + "a", ROLE, SESSION, f"arn:aws:iam::{ACCOUNT}:root", elsewhere, "*"]})
+        allow(
+            Principal={
+                "AWS": [USER, USER + "a", ROLE, SESSION, f"arn:aws:iam::{ACCOUNT}:root", elsewhere, "*"]
+            }
+        )
     )
 
     assert access.unknown_principals(server.sim, text) == [USER + "a", ROLE, SESSION]

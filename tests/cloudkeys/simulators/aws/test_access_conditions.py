@@ -123,7 +123,8 @@ def test_a_variable_has_a_default() -> None:
 
 
 @pytest.mark.parametrize(
-    "operator", ["StringSame", "ForSomeValues:StringEquals", "NullIfExists", "ForAnyValue:Null", ":StringEquals", ""]
+    "operator",
+    ["StringSame", "ForSomeValues:StringEquals", "NullIfExists", "ForAnyValue:Null", ":StringEquals", ""],
 )
 def test_an_unknown_operator_is_refused(operator: str) -> None:
     with pytest.raises(ValueError, match="Invalid Condition type"):
