@@ -12,7 +12,7 @@ To add an endpoint (cloudkeys/api/ does so on this frame):
                return page(request, request.actor.visible(KeySet).filter(vault=vault), LISTING, KeySetSerializer)
 
            @operation("key_sets_create", summary="...", description="...", tag="Key sets", request=CreateKeySetSerializer,
-                      request_example=..., response=KeySetCreatedSerializer, status=201, example=..., replay=_replay)
+                      request_example=..., response=KeySetCreatedSerializer, status=201, example=..., replay=Replay(KeySet, _read_again))
            def post(self, request):
                vault = vault_of(request, Permission.KEY_SETS_MANAGE, request.data_in.pop("vault", None))
                key_set = create_key_set(request.actor, vault, **request.data_in)
@@ -29,8 +29,8 @@ To add an endpoint (cloudkeys/api/ does so on this frame):
    Authorisation proper is the service's: `actor.fetch`, `actor.require`, `actor.visible`.
 3. Errors: raise vault.errors; a new code is one row in vault.api.problems.PROBLEMS. Long work: `accepted(operation.pk, data)`.
    The data plane's confirmation: `confirmation_data(...)` with ConfirmationSerializer.
-4. A POST that creates gives `replay`: a function (request, Made) -> dict that reads what was made through `actor.fetch`, with secrets
-   as None. Its response serializer derives from CreatedMixin.
+4. A POST that creates gives `replay` (vault.api.idempotency.Replay): the model that it makes, and a function (request, Made) -> dict
+   that reads what was made through `actor.fetch`, with secrets as None. Its response serializer derives from CreatedMixin.
 5. Paths are flat, plural, hyphenated and without a slash at the end: path("api/v1/key-sets/<uuid:key_set_id>", ...); the owning vault
    is the query parameter `vault` of lists and the field `vault` of bodies, both optional where there is only one. Path parameters end
    in `_id`. Include the app's urlpatterns in vault/urls.py *before* vault.api.urls, whose last entry answers 404 for the rest.

@@ -66,6 +66,7 @@ def describe(
     if_match: str,
     creates: bool,
     etag: bool,
+    may_take_long: bool,
     media_type: str,
 ) -> Callable[..., Any]:
     """Attach the OpenAPI description to a handler. Raises ValueError when an example is missing."""
@@ -92,6 +93,11 @@ def describe(
         responses[status] = OpenApiResponse(description="Done.")
     else:
         responses[(status, media_type)] = OpenApiResponse(answer, description="Done." if status != 202 else "Begun.")
+        if may_take_long:
+            responses[(202, media_type)] = OpenApiResponse(answer, description="Begun; `operation` does the rest.")
+            examples.append(
+                OpenApiExample("Begun", value=example, response_only=True, status_codes=["202"], media_type=media_type)
+            )
         examples.append(
             OpenApiExample(
                 "Answer", value=example, response_only=True, status_codes=[str(status)], media_type=media_type

@@ -121,6 +121,7 @@ def operation(
     if_match: str = "",
     replay: idempotency.Replay | None = None,
     etag: bool = False,
+    may_take_long: bool = False,
     media_type: str = "application/json",
 ) -> Callable[[Handler], Handler]:
     """Declare a handler of an ApiView.
@@ -139,6 +140,7 @@ def operation(
     replay: set on every POST that creates: takes an Idempotency-Key; see vault/api/idempotency.py. Answer with `created`
         or `accepted`.
     etag: says that the answer carries an ETag (use `detail`).
+    may_take_long: the same body may come as 202, when an Operation does the rest (use `done_or_begun`).
     """
     parameters = tuple(query)
     names = frozenset(f.name for f in parameters) | (listing.names if listing else frozenset())
@@ -188,6 +190,7 @@ def operation(
             if_match=if_match,
             creates=replay is not None,
             etag=etag,
+            may_take_long=may_take_long,
             media_type=media_type,
         )
 
@@ -230,6 +233,18 @@ def accepted(operation_id: UUID, data: Mapping[str, Any], *, row: Model | None =
     response = Response({**data}, status=202)
     response["Location"] = f"/api/v1/operations/{operation_id}"
     response.operation_id = operation_id  # type: ignore[attr-defined]
+    if row is not None:
+        response.target = row  # type: ignore[attr-defined]
+    return response
+
+
+def done_or_begun(
+    data: Mapping[str, Any], operation_id: UUID | None, *, row: Model | None = None, status: int = 200
+) -> Response:
+    """Answer `status` when all is done, 202 when an Operation does the rest (`may_take_long`)."""
+    if operation_id is not None:
+        return accepted(operation_id, data, row=row)
+    response = Response({**data}, status=status)
     if row is not None:
         response.target = row  # type: ignore[attr-defined]
     return response

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Model
 from django.utils import timezone
 from rest_framework.response import Response
 
@@ -44,8 +45,17 @@ class Made:
     operation_id: UUID | None
 
 
-# Reads what was made, as the first answer described it but without secrets. Raises NotFound when it is gone.
-Replay = Callable[[Any, Made], dict[str, Any]]
+@dataclass(frozen=True)
+class Replay:
+    """How to answer a repeat.
+
+    model: what the POST makes; its audit event ties the record to it. None when it makes only an Operation.
+    read: (request, made) -> the first answer's body without secrets, read through the caller's permissions. Raises NotFound
+    when it is gone.
+    """
+
+    model: type[Model] | None
+    read: Callable[[Any, Made], dict[str, Any]]
 
 
 def run(request: Any, replay: Replay, handler: Callable[[], Response], *, status: int) -> Response:
@@ -72,7 +82,7 @@ def run(request: Any, replay: Replay, handler: Callable[[], Response], *, status
     fresh, record = _claim(actor, key, f"{request.method} {path}", _digest(request.data))
     if not fresh:
         return _replayed(request, replay, record, status)
-    actor.before_commit.append(lambda change: _note_made(record, change))
+    actor.before_commit.append(lambda change: _note_made(record, replay, change))
     try:
         response = handler()
     except BaseException:
@@ -88,14 +98,16 @@ def run(request: Any, replay: Replay, handler: Callable[[], Response], *, status
     return response
 
 
-def _note_made(record: IdempotencyRecord, change: Change) -> None:
+def _note_made(record: IdempotencyRecord, replay: Replay, change: Change) -> None:
     """Write what `change` has made into the record, inside its transaction."""
-    made = next((event for event in change.events if event.action.endswith(":create")), None)
-    if made is None and record.target_id is None and change.events:
-        made = change.events[0]
-    if made is not None and made.target_id:
-        record.target_type, record.target_id = made.target_type, UUID(made.target_id)
-        record.save(update_fields=["target_type", "target_id"])
+    if record.target_id is not None:
+        return
+    wanted = replay.model._meta.model_name if replay.model is not None else None
+    for event in change.events:
+        if event.target_id and (wanted is None or event.target_type == wanted):
+            record.target_type, record.target_id = event.target_type, UUID(event.target_id)
+            record.save(update_fields=["target_type", "target_id"])
+            return
 
 
 def _digest(body: Any) -> str:
@@ -143,7 +155,7 @@ def _in_progress() -> ApiError:
 def _replayed(request: Any, replay: Replay, record: IdempotencyRecord, status: int) -> Response:
     made = Made(record.target_type, record.target_id, record.operation_id)
     try:
-        body = replay(request, made)
+        body = replay.read(request, made)
     except NotFound:
         raise ApiError(
             "idempotency_target_gone",

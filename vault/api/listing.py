@@ -68,6 +68,15 @@ def flag(name: str, lookup: str, help: str) -> Filter:
     return Filter(name, help, parse_flag, _lookup(lookup), {"type": "boolean"})
 
 
+def present(name: str, field_name: str, help: str) -> Filter:
+    """true: only rows whose `field_name` is filled; false: only rows where it is null."""
+
+    def apply(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
+        return rows.filter(**{f"{field_name}__isnull": not values[0]})
+
+    return Filter(name, help, parse_flag, apply, {"type": "boolean"})
+
+
 def text(name: str, lookups: Iterable[str], help: str, *, max_length: int = 200) -> Filter:
     """Free text that any of `lookups` (such as name__icontains) may match."""
     paths = tuple(lookups)

@@ -181,6 +181,8 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response:
     if code == "internal_error":
         logger.error("unhandled exception in the API", exc_info=error, extra={"request_id": request_id})
     body = problem(code, request_id=request_id, **arguments)
+    if body["status"] == 401:  # RFC 9110, 15.5.2
+        headers.setdefault("WWW-Authenticate", 'Bearer realm="Keystead"')
     return Response(body, status=body["status"], headers=headers, content_type=CONTENT_TYPE)
 
 

@@ -156,6 +156,18 @@ def reference(row: Any) -> dict[str, Any] | None:
     return None if row is None else {"id": str(row.pk), "name": str(row)}
 
 
+@extend_schema_field(ReferenceSerializer)
+class ReferenceField(serializers.Field[Any, Any, Any, Any]):
+    """A related row as {id, name}, in answers only. Give allow_null=True where the relation may be empty."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(read_only=True, **kwargs)
+
+    def to_representation(self, value: Any) -> Any:
+        """The reference."""
+        return reference(value)
+
+
 class CreatedMixin(serializers.Serializer[Any]):
     """Derive from it the answer of every POST that takes an Idempotency-Key; the frame fills the field in."""
 

@@ -1,0 +1,54 @@
+"""Mails that carry a secret: sent at once by the process that made it, never through the task queue."""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+
+from django.conf import settings
+from django.core.mail import EmailMessage
+from django.template.loader import render_to_string
+
+from vault.models import User
+from vault.secret import Secret
+
+logger = logging.getLogger("keystead.mail")
+
+
+def mail_one_time_password(user: User, password: Secret, *, reason: str) -> bool:
+    """Mail a one-time password; `reason` completes "You receive this because ...".
+
+    Call after the commit. Returns False when no mail server is set up or it did not take the mail: the caller then shows the
+    password once instead. Never raises for a mail server's fault, because the account exists already.
+    """
+    if not settings.MAIL_CONFIGURED:
+        return False
+    body = render_to_string(
+        "vault/mail/one_time_password.txt",
+        {
+            "name": user.get_full_name(),
+            "email": user.email,
+            "password": password.reveal_text(),
+            "reason": reason,
+            "url": settings.PUBLIC_URL,
+            "expires_at": user.one_time_password_expires_at,
+        },
+    )
+    return _send(user.email, "Your one-time password for Keystead", body)
+
+
+def mail_membership(user: User, *, vault_name: str, role: str, by: str) -> bool:
+    """Tell somebody who has an account already that a vault was opened to them. Returns whether a server took the mail."""
+    if not settings.MAIL_CONFIGURED:
+        return False
+    context = {"name": user.get_full_name(), "vault": vault_name, "role": role, "by": by, "url": settings.PUBLIC_URL}
+    return _send(user.email, "A vault was opened to you", render_to_string("vault/mail/membership.txt", context))
+
+
+def _send(to: str, subject: str, body: str) -> bool:
+    try:
+        return EmailMessage(subject, body, settings.DEFAULT_FROM_EMAIL, [to]).send() == 1
+    except (smtplib.SMTPException, OSError) as error:
+        # The type only: a server's words may quote the mail.
+        logger.warning("mail to %s was not taken (%s)", to, type(error).__name__)
+        return False
