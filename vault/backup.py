@@ -59,11 +59,15 @@ def read_facts(query: Query) -> Facts:
 
     A root key that cannot be had is no error here: its id is in ``root_key_ids``.
     """
-    schema = [f"{app}.{name}" for app, name in query("SELECT app, name FROM django_migrations ORDER BY app, name")]
+    schema = [
+        f"{app}.{name}" for app, name in query("SELECT app, name FROM django_migrations ORDER BY app, name")
+    ]
     generation = next(iter(query("SELECT value FROM vault_generation WHERE id = 1")), (0,))[0]
     places = [
         (keys.vault_kek_place(uuid.UUID(str(vault_id))), blob)
-        for vault_id, blob in query("SELECT id, kek_blob FROM vault_vault WHERE kek_blob IS NOT NULL ORDER BY id")
+        for vault_id, blob in query(
+            "SELECT id, kek_blob FROM vault_vault WHERE kek_blob IS NOT NULL ORDER BY id"
+        )
     ]
     places += [
         (keys.installation_place(), blob)
@@ -94,7 +98,9 @@ def create_backup(target: Path, *, overwrite: bool = False) -> BackupMade:
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except OSError as error:
-        raise BackupFailed(f"{target.parent} cannot be written to: {error.strerror}. Choose another folder.") from error
+        raise BackupFailed(
+            f"{target.parent} cannot be written to: {error.strerror}. Choose another folder."
+        ) from error
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as sink, _copy_of_database() as (facts, engine_version, content):
@@ -171,7 +177,9 @@ def _sqlite_copy() -> Iterator[tuple[Facts, str, Iterator[bytes]]]:
             target.execute("PRAGMA journal_mode=DELETE")
             problem = target.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
-                raise BackupFailed(f"SQLite finds the database damaged: {problem}. Restore an earlier backup.")
+                raise BackupFailed(
+                    f"SQLite finds the database damaged: {problem}. Restore an earlier backup."
+                )
             facts = read_facts(lambda sql: target.execute(sql).fetchall())
         yield facts, sqlite3.sqlite_version, _pieces(copy)
 
@@ -219,7 +227,11 @@ def libpq_environment() -> dict[str, str]:
         if keyword in variables:
             wanted[variables[keyword]] = value
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-    return kept | {name: str(value) for name, value in wanted.items() if value not in ("", None)} | {"LC_ALL": "C"}
+    return (
+        kept
+        | {name: str(value) for name, value in wanted.items() if value not in ("", None)}
+        | {"LC_ALL": "C"}
+    )
 
 
 @contextmanager
@@ -236,10 +248,21 @@ def _postgresql_copy() -> Iterator[tuple[Facts, str, Iterator[bytes]]]:
 
 
 def _dump(tool: str, snapshot_id: str) -> Iterator[bytes]:
-    command = [tool, "--format=custom", "--no-owner", "--no-privileges", "--no-password", f"--snapshot={snapshot_id}"]
+    command = [
+        tool,
+        "--format=custom",
+        "--no-owner",
+        "--no-privileges",
+        "--no-password",
+        f"--snapshot={snapshot_id}",
+    ]
     with tempfile.TemporaryFile() as complaints:
-        process = subprocess.Popen(  # noqa: S603  (fixed program and arguments)
-            command, env=libpq_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=complaints
+        process = subprocess.Popen(
+            command,
+            env=libpq_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
         )
         assert process.stdout is not None  # noqa: S101  (PIPE was asked for)
         try:

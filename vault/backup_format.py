@@ -102,7 +102,9 @@ def read_header(source: BinaryIO) -> tuple[Header, bytes]:
         raise BackupDamaged("the file ends within its header")
     version = start[len(MAGIC)]
     if version != VERSION:
-        raise BackupDamaged(f"this version of Keystead reads backup format {VERSION}, the file has format {version}")
+        raise BackupDamaged(
+            f"this version of Keystead reads backup format {VERSION}, the file has format {version}"
+        )
     (size,) = struct.unpack(">I", start[len(MAGIC) + 1 :])
     if size > MAX_HEADER_BYTES:
         raise BackupDamaged("its header was altered")

@@ -201,7 +201,9 @@ def root_wrapper() -> KeyWrapper:
     """
     named = Installation.objects.filter(pk=1).values_list("root_key_id", flat=True).first()
     if named is None:
-        raise RootKeyMissing("This database has no root key yet.", "Start Keystead once, or restore a backup.")
+        raise RootKeyMissing(
+            "This database has no root key yet.", "Start Keystead once, or restore a backup."
+        )
     return find_root(named)
 
 
@@ -227,9 +229,13 @@ def new_vault_kek(vault_id: UUID) -> WrappedBlob:
     """
     if not transaction.get_connection().in_atomic_block:
         raise RuntimeError("new_vault_kek belongs inside the transaction that inserts the vault")
-    named = Installation.objects.select_for_update().values_list("root_key_id", flat=True).filter(pk=1).first()
+    named = (
+        Installation.objects.select_for_update().values_list("root_key_id", flat=True).filter(pk=1).first()
+    )
     if named is None:
-        raise RootKeyMissing("This database has no root key yet.", "Start Keystead once, or restore a backup.")
+        raise RootKeyMissing(
+            "This database has no root key yet.", "Start Keystead once, or restore a backup."
+        )
     return WrappedBlob(find_root(named).encrypt(new_key(), vault_kek_place(vault_id)))
 
 
@@ -273,7 +279,7 @@ def _place(instance: models.Model, column: str) -> bytes:
         raise ValueError(f"{instance._meta.label} needs its primary key before a secret can be bound to it")
     # An id given as text and the same id read back as a UUID are one place.
     row = instance._meta.pk.to_python(instance.pk)
-    return associated_data(instance._meta.db_table, row, found.column)
+    return associated_data(instance._meta.db_table, row, str(found.column))
 
 
 def _kek_of(instance: models.Model) -> KeyWrapper:
@@ -311,7 +317,9 @@ def _open(kek: KeyWrapper, blob: bytes, place: bytes) -> Secret:
     try:
         return Secret(kek.decrypt(blob, place))
     except WrongWrappingKey as error:
-        raise SecretUnreadable(place.decode(), f"it belongs to another vault or an older KEK ({error})") from error
+        raise SecretUnreadable(
+            place.decode(), f"it belongs to another vault or an older KEK ({error})"
+        ) from error
     except DataInvalid as error:
         raise SecretUnreadable(place.decode(), str(error)) from error
 

@@ -1,8 +1,8 @@
 """Putting a backup back: all or nothing, and nothing is touched before the whole file has proven good.
 
-A restored database is an *older* one with another future. Its generation is raised by GENERATION_STEP beyond any that a
-running data plane can have seen, so that no number is ever used for two different states. An agent that starts
-afterwards loads everything; one that was kept running finds that its history is not the database's, refuses and says so.
+A restored database is an *older* one with another future. Its generation is raised by GENERATION_STEP beyond any that
+a running data plane can have seen, so that no number is ever used for two different states. An agent that starts
+afterwards loads everything; one that was kept running finds that its history is not the database's and refuses.
 What was disabled, blocked, revoked or destroyed after the backup was made is back as it was then: the command says so.
 """
 
@@ -33,14 +33,15 @@ from vault.backup import (
     private_folder,
     read_facts,
 )
-from vault.backup_format import BackupDamaged, Header
+from vault.backup_format import Header
 
 # Larger than the number of changes that can happen between a backup and its restore, small enough that 9,000 restores
 # stay below 2^53, the largest whole number that every JSON reader keeps exactly.
 GENERATION_STEP: Final = 10**12
 
 _SET_GENERATION = (
-    "INSERT INTO {table} (id, value) VALUES (1, {value}) ON CONFLICT (id) DO UPDATE SET value = excluded.value"
+    "INSERT INTO {table} (id, value) VALUES (1, {value}) "
+    "ON CONFLICT (id) DO UPDATE SET value = excluded.value"
 )
 
 # Tables only, so that the restoring role need not own the schema. What belongs to a table goes with it.
@@ -113,7 +114,9 @@ def restore_backup(
                 else:
                     kept, facts = _put_postgresql(staged, folder, generation)
     except OSError as error:
-        raise RestoreRefused(f"The backup cannot be unpacked: {error.strerror} ({error.filename}).") from error
+        raise RestoreRefused(
+            f"The backup cannot be unpacked: {error.strerror} ({error.filename})."
+        ) from error
     keys.forget_keys()
     return Restored(header, generation, kept, needs_migrate, facts.keks_damaged)
 
@@ -175,7 +178,9 @@ def _current_generation(*, force: bool) -> int:
                 generation = next(iter(cursor.fetchall()), (0,))[0]
     except DatabaseError as error:
         if connection.vendor != "sqlite":
-            raise RestoreRefused(f"The database cannot be reached: {str(error).strip().splitlines()[0]}") from error
+            raise RestoreRefused(
+                f"The database cannot be reached: {str(error).strip().splitlines()[0]}"
+            ) from error
         unreadable = True
     finally:
         connection.close()
@@ -283,7 +288,7 @@ def _put_postgresql(staged: Path, folder: Path, generation: int) -> tuple[None, 
 
 
 def _run(command: list[str]) -> None:
-    done = subprocess.run(  # noqa: S603  (fixed programs; names of our own files)
+    done = subprocess.run(
         command, env=libpq_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     if done.returncode != 0:

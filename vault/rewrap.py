@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from hsm.base import KeyWrapper
+from hsm.base import DataInvalid, KeyWrapper
 from hsm.software import SoftwareKeyWrapper
 from vault import rootkey
 from vault.actions import Action
@@ -58,8 +58,8 @@ def rewrap_root(
 ) -> Rewrapped:
     """Move every KEK under the root key in ``new_root_file``. Runs beside web, agents and workers.
 
-    Raises RewrapRefused (nothing was changed), RootKeyError, hsm.base.DataInvalid when a stored blob is damaged (it
-    is left as it is), or RewrapUnverified. After any of them, and after a kill, both roots remain in use.
+    Raises RewrapRefused (a stored blob is damaged and left as it is, or another move is unfinished), RootKeyError, or
+    RewrapUnverified. After any of them, and after a kill, both roots remain in use.
     """
     path = rootkey.root_key_path()
     new_key = rootkey.read_key_file(new_root_file)
@@ -84,9 +84,9 @@ def rewrap_root(
 
 def _ids_in_use() -> set[str]:
     """Return the ids of all root keys that some stored KEK names."""
-    blobs = [*Vault.objects.exclude(kek_blob=None).values_list("kek_blob", flat=True)]
-    blobs += [WrappedBlob(blob) for blob in Installation.objects.values_list("root_check_blob", flat=True)]
-    return {blob.key_id for blob in blobs}
+    blobs = [*Vault.objects.values_list("kek_blob", flat=True)]
+    blobs += Installation.objects.values_list("root_check_blob", flat=True)
+    return {WrappedBlob(blob).key_id for blob in blobs if blob is not None}
 
 
 def root_ids_in_use() -> list[str]:
@@ -116,7 +116,13 @@ def _place_next(path: Path, new_key: Secret, new_root: KeyWrapper) -> None:
 def _rewrap(blob: WrappedBlob, place: bytes, new_root: KeyWrapper, old_ids: set[str]) -> bytes:
     """Return the KEK of ``blob`` under the new root, having opened the result. Raises RewrapUnverified."""
     old_ids.add(blob.key_id)
-    kek = find_root(blob.key_id).decrypt(blob, place)
+    try:
+        kek = find_root(blob.key_id).decrypt(blob, place)
+    except DataInvalid as error:
+        raise RewrapRefused(
+            f"The key encryption key at {place.decode()} is damaged ({error}); what it wraps is unreadable already.",
+            "Restore a backup, or delete that vault; then run this again. Until then both root keys are in use.",
+        ) from error
     fresh = new_root.encrypt(kek, place)
     if Secret(new_root.decrypt(fresh, place)) != Secret(kek):
         raise RewrapUnverified(f"the new blob at {place.decode()} opens to something else")
@@ -134,7 +140,9 @@ def _move_installation(new_root: KeyWrapper, old_ids: set[str], actor: Actor) ->
         if not Installation.objects.filter(pk=1, root_key_id=blob.key_id).update(
             root_check_blob=fresh, root_key_id=new_root.key_id
         ):
-            raise RewrapRefused("Another move of the root key is under way.", "Wait for it, then run this again.")
+            raise RewrapRefused(
+                "Another move of the root key is under way.", "Wait for it, then run this again."
+            )
         collected.audit(
             Action.ROOT_KEY_REWRAP,
             None,
@@ -150,9 +158,11 @@ def _move_vault(vault_id: UUID, new_root: KeyWrapper, old_ids: set[str], actor: 
     """Move one vault's KEK; 1 when moved, 0 when there was nothing to do (moved before, or destroyed meanwhile)."""
     while True:
         vault = Vault.objects.filter(pk=vault_id).first()
-        if vault is None or vault.kek_blob is None or vault.kek_blob.key_id == new_root.key_id:
+        if vault is None or vault.kek_blob is None:
             return 0
-        old_blob = vault.kek_blob
+        old_blob = WrappedBlob(vault.kek_blob)
+        if old_blob.key_id == new_root.key_id:
+            return 0
         fresh = _rewrap(old_blob, vault_kek_place(vault.pk), new_root, old_ids)
         with change(actor) as collected:
             # Conditional on the blob that was read: a vault destroyed in between stays destroyed.
@@ -170,9 +180,9 @@ def _verify_all(new_root: KeyWrapper) -> None:
     """Open every stored KEK with the new root alone, as read back from the database. Raises DataInvalid."""
     blob = Installation.objects.values_list("root_check_blob", flat=True).get(pk=1)
     new_root.decrypt(bytes(blob), installation_place())
-    rows = Vault.objects.exclude(kek_blob=None).values_list("pk", "kek_blob")
-    for vault_id, kek_blob in rows.iterator(chunk_size=500):
-        new_root.decrypt(kek_blob, vault_kek_place(vault_id))
+    for vault_id, kek_blob in Vault.objects.values_list("pk", "kek_blob").iterator(chunk_size=500):
+        if kek_blob is not None:
+            new_root.decrypt(WrappedBlob(kek_blob), vault_kek_place(vault_id))
 
 
 def _switch_files(path: Path, new_key: Secret, new_id: str, checkpoint: Callable[[str], None]) -> bool:

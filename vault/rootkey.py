@@ -153,7 +153,8 @@ def create_key_file(path: Path) -> bool:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise RootKeyUnusable(
-            f"The folder {path.parent} cannot be made: {error.strerror}.", "Make it, or set KEYSTEAD_DATA_DIR."
+            f"The folder {path.parent} cannot be made: {error.strerror}.",
+            "Make it, or set KEYSTEAD_DATA_DIR.",
         ) from error
     return write_key_file(path, Secret(new_key()))
 

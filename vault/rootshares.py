@@ -1,8 +1,8 @@
 """The root key on paper: SLIP-39 shares (SatoshiLabs, slip-0039), of which any ``threshold`` rebuild it.
 
-One group, so the plain "t of n" of the specification. 32 bytes make shares of 33 words, each with a checksum that finds
-up to three wrong words. A SLIP-39 passphrase is optional; a wrong one is not noticed by SLIP-39 itself but gives another
-key, so the rebuilt key is always compared by its id.
+One group, so the plain "t of n" of the specification. 32 bytes make shares of 33 words, each with a checksum that
+finds up to three wrong words. A SLIP-39 passphrase is optional; a wrong one is not noticed by SLIP-39 itself but
+gives another key, so the rebuilt key is always compared by its id.
 """
 
 from __future__ import annotations
@@ -65,9 +65,13 @@ def join_shares(shares: Sequence[Secret], *, passphrase: Secret | None = None) -
     if any(share.common_parameters() != first.common_parameters() for share in parsed):
         raise SharesInvalid("The shares do not belong together: they come from different exports.")
     if first.group_count != 1:
-        raise SharesInvalid("These shares were made in groups, by another program; Keystead's have one group.")
+        raise SharesInvalid(
+            "These shares were made in groups, by another program; Keystead's have one group."
+        )
     if len(parsed) < first.member_threshold:
-        raise SharesInvalid(f"{first.member_threshold} shares are needed, {len(parsed)} different ones were given.")
+        raise SharesInvalid(
+            f"{first.member_threshold} shares are needed, {len(parsed)} different ones were given."
+        )
     try:
         key = combine_mnemonics(texts[: first.member_threshold], _passphrase(passphrase))
     except MnemonicError:

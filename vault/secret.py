@@ -17,6 +17,7 @@ class Secret:
     """
 
     __slots__ = ("_value",)
+    _value: bytes
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, value: bytes | bytearray | memoryview | str | Secret) -> None:

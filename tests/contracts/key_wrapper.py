@@ -28,7 +28,9 @@ class KeyWrapperContract:
     def test_satisfies_the_protocol(self, wrapper: KeyWrapper) -> None:
         assert isinstance(wrapper, KeyWrapper)
 
-    def test_key_id_is_sixteen_bytes_in_lower_case_hex(self, wrapper: KeyWrapper, other_wrapper: KeyWrapper) -> None:
+    def test_key_id_is_sixteen_bytes_in_lower_case_hex(
+        self, wrapper: KeyWrapper, other_wrapper: KeyWrapper
+    ) -> None:
         for each in (wrapper, other_wrapper):
             assert len(bytes.fromhex(each.key_id)) == KEY_ID_BYTES
             assert each.key_id == each.key_id.lower()
@@ -79,7 +81,9 @@ class KeyWrapperContract:
             with pytest.raises(DataInvalid):
                 wrapper.decrypt(altered, PLACE)
 
-    def test_another_key_is_told_apart_from_corruption(self, wrapper: KeyWrapper, other_wrapper: KeyWrapper) -> None:
+    def test_another_key_is_told_apart_from_corruption(
+        self, wrapper: KeyWrapper, other_wrapper: KeyWrapper
+    ) -> None:
         blob = wrapper.encrypt(b"k" * 32, PLACE)
         with pytest.raises(WrongWrappingKey) as caught:
             other_wrapper.decrypt(blob, PLACE)

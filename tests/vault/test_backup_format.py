@@ -85,7 +85,17 @@ def test_every_byte_counts():
 def test_any_cut_is_noticed():
     data = written(b"c" * (2 * CHUNK_BYTES + 10))
     start = start_of_chunks(data)
-    cuts = {0, 5, len(MAGIC), start - 1, start, start + 1, start + 15, start + SEALED_CHUNK, start + 2 * SEALED_CHUNK}
+    cuts = {
+        0,
+        5,
+        len(MAGIC),
+        start - 1,
+        start,
+        start + 1,
+        start + 15,
+        start + SEALED_CHUNK,
+        start + 2 * SEALED_CHUNK,
+    }
     for size in cuts | {len(data) - 1, len(data) - 26}:
         with pytest.raises(BackupDamaged):
             read(data[:size])

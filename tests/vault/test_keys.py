@@ -10,7 +10,7 @@ from rest_framework.serializers import ModelSerializer
 from cloudkeys.models import CspAccount
 from hsm.base import DataInvalid
 from hsm.software import SoftwareKeyWrapper, wrapping_key_id
-from tests.vault.rootkeys import make_vault, root_file, write_key  # noqa: F401  (a fixture)
+from tests.vault.rootkeys import make_vault, write_key
 from vault import keys
 from vault.fields import PlaintextRefused, WrappedBlob
 from vault.keys import (
@@ -32,7 +32,7 @@ MATERIAL = b"\x07known key bytes of this test\x07\x07\x07"
 
 
 @pytest.fixture(autouse=True)
-def no_installation(root_file):  # noqa: F811
+def no_installation(root_file):
     """Each test begins with an empty database and no root key, whatever a wider fixture has made."""
     Installation.objects.all().delete()
 
@@ -48,34 +48,34 @@ def account_of(vault: Vault, name: str = "prod") -> CspAccount:
 
 
 class TestRootKeyAtStart:
-    def test_embedded_and_empty_makes_one(self, root_file):  # noqa: F811
+    def test_embedded_and_empty_makes_one(self, root_file):
         ensure_root_key(create_allowed=True)
         row = Installation.objects.get()
         assert row.root_key_id == wrapping_key_id(root_file.read_bytes())
         assert root_file.read_bytes() not in bytes(row.root_check_blob)
 
-    def test_a_second_start_changes_nothing(self, root_file):  # noqa: F811
+    def test_a_second_start_changes_nothing(self, root_file):
         ensure_root_key(create_allowed=True)
         before = root_file.read_bytes(), bytes(Installation.objects.get().root_check_blob)
         keys.forget_keys()
         ensure_root_key(create_allowed=True)
         assert before == (root_file.read_bytes(), bytes(Installation.objects.get().root_check_blob))
 
-    def test_not_embedded_makes_none(self, root_file):  # noqa: F811
+    def test_not_embedded_makes_none(self, root_file):
         with pytest.raises(RootKeyMissing, match="only an embedded installation"):
             ensure_root_key(create_allowed=False)
         assert not root_file.exists()
         assert not Installation.objects.exists()
 
     @pytest.mark.parametrize("create_allowed", [True, False])
-    def test_an_empty_database_takes_up_the_key_that_is_there(self, root_file, create_allowed):  # noqa: F811
+    def test_an_empty_database_takes_up_the_key_that_is_there(self, root_file, create_allowed):
         # Also the state after a crash between writing the file and committing the row.
         key = write_key(root_file)
         ensure_root_key(create_allowed=create_allowed)
         assert Installation.objects.get().root_key_id == wrapping_key_id(key)
         assert root_file.read_bytes() == key
 
-    def test_the_file_is_there_before_the_row(self, root_file, monkeypatch):  # noqa: F811
+    def test_the_file_is_there_before_the_row(self, root_file, monkeypatch):
         class Crash(Exception):
             pass
 
@@ -94,7 +94,7 @@ class TestRootKeyAtStart:
         assert Installation.objects.get().root_key_id == wrapping_key_id(key)
 
     @pytest.mark.parametrize("create_allowed", [True, False])
-    def test_a_missing_key_is_never_replaced(self, root_file, create_allowed):  # noqa: F811
+    def test_a_missing_key_is_never_replaced(self, root_file, create_allowed):
         ensure_root_key(create_allowed=True)
         needed = Installation.objects.get().root_key_id
         root_file.unlink()
@@ -104,7 +104,7 @@ class TestRootKeyAtStart:
         assert "\n" not in str(caught.value)
         assert not root_file.exists()
 
-    def test_a_foreign_key_is_told_apart_and_both_ids_are_named(self, root_file):  # noqa: F811
+    def test_a_foreign_key_is_told_apart_and_both_ids_are_named(self, root_file):
         ensure_root_key(create_allowed=True)
         needed = Installation.objects.get().root_key_id
         other = write_key(root_file)
@@ -115,14 +115,14 @@ class TestRootKeyAtStart:
         assert wrapping_key_id(other) in str(caught.value)
         assert other.hex() not in str(caught.value)
 
-    def test_an_unsafe_mode_ends_the_start(self, root_file):  # noqa: F811
+    def test_an_unsafe_mode_ends_the_start(self, root_file):
         ensure_root_key(create_allowed=True)
         root_file.chmod(0o640)
         keys.forget_keys()
         with pytest.raises(RootKeyUnsafe):
             ensure_root_key(create_allowed=True)
 
-    def test_a_damaged_installation_row_is_not_taken_for_a_foreign_key(self, root_file):  # noqa: F811
+    def test_a_damaged_installation_row_is_not_taken_for_a_foreign_key(self, root_file):
         ensure_root_key(create_allowed=True)
         row = Installation.objects.get()
         blob = bytearray(row.root_check_blob)
@@ -131,7 +131,7 @@ class TestRootKeyAtStart:
         with pytest.raises(RootKeyForeign, match="altered or damaged"):
             ensure_root_key(create_allowed=True)
 
-    def test_vaults_without_an_installation_row_never_get_a_new_root(self, vault, root_file):  # noqa: F811
+    def test_vaults_without_an_installation_row_never_get_a_new_root(self, vault, root_file):
         Installation.objects.all().delete()
         root_file.unlink()
         with pytest.raises(RootKeyForeign, match="no installation record"):
@@ -146,7 +146,7 @@ class TestRootKeyAtStart:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_first_starts_at_once_agree_on_one_root(root_file):  # noqa: F811
+def test_first_starts_at_once_agree_on_one_root(root_file):
     failures = []
     gate = threading.Barrier(4)
 
@@ -169,7 +169,7 @@ def test_first_starts_at_once_agree_on_one_root(root_file):  # noqa: F811
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_kek_is_made_only_inside_the_vaults_transaction(root_file):  # noqa: F811
+def test_a_kek_is_made_only_inside_the_vaults_transaction(root_file):
     ensure_root_key(create_allowed=True)
     with pytest.raises(RuntimeError, match="inside the transaction"):
         make_vault("Payments")
@@ -196,7 +196,9 @@ class TestSecrets:
         with connection.cursor() as cursor:
             cursor.execute("SELECT * FROM cloudkeys_cspaccount")
             row = cursor.fetchone()
-        stored = b"|".join(bytes(cell) if isinstance(cell, bytes | memoryview) else repr(cell).encode() for cell in row)
+        stored = b"|".join(
+            bytes(cell) if isinstance(cell, bytes | memoryview) else repr(cell).encode() for cell in row
+        )
         assert MATERIAL not in stored
         assert MATERIAL.hex().encode() not in stored
 
@@ -322,7 +324,9 @@ class TestKekCache:
 
 
 class TestField:
-    @pytest.mark.parametrize("value", [b"plain key material of 32 bytes..", b"", "text", b"\x01\x01" + b"x" * 43, 7])
+    @pytest.mark.parametrize(
+        "value", [b"plain key material of 32 bytes..", b"", "text", b"\x01\x01" + b"x" * 43, 7]
+    )
     def test_plaintext_is_refused_when_saved_and_not_quoted(self, vault, value):
         account = account_of(vault)
         account.secret_access_key = value
@@ -357,7 +361,11 @@ class TestField:
 
     def test_text_forms_show_no_bytes(self, vault):
         seal(account := account_of(vault), "secret_access_key", MATERIAL)
-        for shown in (repr(account.secret_access_key), str(account.secret_access_key), f"{account.secret_access_key:>80}"):
+        for shown in (
+            repr(account.secret_access_key),
+            str(account.secret_access_key),
+            f"{account.secret_access_key:>80}",
+        ):
             assert shown.strip() == f"<wrapped secret, {46 + len(MATERIAL)} bytes>"
 
     def test_migrations_do_not_repeat_what_the_class_sets(self):

@@ -37,7 +37,8 @@ for number in range(3):
 CHECK = """
 keys.ensure_root_key(create_allowed=False)
 for vault in Vault.objects.all():
-    assert keys.vault_wrapper(vault).decrypt(bytes.fromhex(vault.description), b"") == b"secret %s" % vault.name.encode()
+    opened = keys.vault_wrapper(vault).decrypt(bytes.fromhex(vault.description), b"")
+    assert opened == b"secret %s" % vault.name.encode()
 print(len(rewrap.root_ids_in_use()))
 """
 

@@ -4,9 +4,8 @@ from django.core.management.base import CommandError
 from django.db import transaction
 
 from cloudkeys.models import CspAccount
-from hsm.base import DataInvalid
 from hsm.software import SoftwareKeyWrapper, wrapping_key_id
-from tests.vault.rootkeys import make_vault, root_file, write_key  # noqa: F401  (a fixture)
+from tests.vault.rootkeys import make_vault, write_key
 from vault import keys, rewrap, rootkey
 from vault.actors import Actor
 from vault.keys import ensure_root_key, seal, unseal
@@ -30,7 +29,7 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def accounts(root_file):  # noqa: F811
+def accounts(root_file):
     """Three vaults with a sealed secret each."""
     Installation.objects.all().delete()
     ensure_root_key(create_allowed=True)
@@ -57,7 +56,7 @@ def check_all_open():
         assert unseal(account, "secret_access_key").reveal_text() == f"secret of {account.name}"
 
 
-def check_moved(root_file, new_file, old):  # noqa: F811
+def check_moved(root_file, new_file, old):
     """Everything is under the new root, the files have their final names, and each alone does its part."""
     new = new_file.read_bytes()
     assert root_file.read_bytes() == new
@@ -71,7 +70,7 @@ def check_moved(root_file, new_file, old):  # noqa: F811
     check_all_open()
 
 
-def test_every_kek_moves_and_every_secret_still_opens(root_file, new_file, accounts):  # noqa: F811
+def test_every_kek_moves_and_every_secret_still_opens(root_file, new_file, accounts):
     old = root_file.read_bytes()
     sealed = {account.pk: bytes(account.secret_access_key) for account in accounts}
     done = rewrap_root(new_file, ACTOR)
@@ -84,7 +83,7 @@ def test_every_kek_moves_and_every_secret_still_opens(root_file, new_file, accou
 
 @pytest.mark.parametrize("point", CHECKPOINTS)
 @pytest.mark.parametrize("nth", [1, 2])
-def test_killed_at_any_point_it_works_on_and_can_be_resumed(root_file, new_file, accounts, point, nth):  # noqa: F811
+def test_killed_at_any_point_it_works_on_and_can_be_resumed(root_file, new_file, accounts, point, nth):
     old = root_file.read_bytes()
     reached = []
 
@@ -110,7 +109,7 @@ def test_killed_at_any_point_it_works_on_and_can_be_resumed(root_file, new_file,
     check_moved(root_file, new_file, old)
 
 
-def test_a_running_process_goes_on_at_every_step(root_file, new_file, accounts):  # noqa: F811
+def test_a_running_process_goes_on_at_every_step(root_file, new_file, accounts):
     """It holds the old root in memory, never restarts, and makes a vault between any two steps."""
     seen = []
 
@@ -129,7 +128,7 @@ def test_a_running_process_goes_on_at_every_step(root_file, new_file, accounts):
     check_moved(root_file, new_file, old)
 
 
-def test_a_vault_destroyed_meanwhile_stays_destroyed(root_file, new_file, accounts):  # noqa: F811
+def test_a_vault_destroyed_meanwhile_stays_destroyed(root_file, new_file, accounts):
     last = Vault.objects.order_by("pk").last()
 
     def destroy(name):
@@ -141,7 +140,7 @@ def test_a_vault_destroyed_meanwhile_stays_destroyed(root_file, new_file, accoun
     assert last.kek_blob is None
 
 
-def test_a_kek_replaced_between_read_and_write_is_not_overwritten(root_file, new_file, accounts, monkeypatch):  # noqa: F811
+def test_a_kek_replaced_between_read_and_write_is_not_overwritten(root_file, new_file, accounts, monkeypatch):
     victim = Vault.objects.order_by("pk").first()
     fresh_kek = []
     real = rewrap._rewrap
@@ -157,24 +156,26 @@ def test_a_kek_replaced_between_read_and_write_is_not_overwritten(root_file, new
     monkeypatch.setattr(rewrap, "_rewrap", replaced_meanwhile)
     rewrap_root(new_file, ACTOR)
     victim.refresh_from_db()
-    opened = SoftwareKeyWrapper(new_file.read_bytes()).decrypt(victim.kek_blob, keys.vault_kek_place(victim.pk))
+    opened = SoftwareKeyWrapper(new_file.read_bytes()).decrypt(
+        victim.kek_blob, keys.vault_kek_place(victim.pk)
+    )
     assert opened == fresh_kek[0]
 
 
-def test_a_damaged_blob_stops_it_and_stays_as_it_is(root_file, new_file, accounts):  # noqa: F811
+def test_a_damaged_blob_stops_it_and_stays_as_it_is(root_file, new_file, accounts):
     victim = Vault.objects.order_by("pk").last()
     damaged = bytearray(victim.kek_blob)
     damaged[-1] ^= 1
     Vault.objects.filter(pk=victim.pk).update(kek_blob=bytes(damaged))
     old = root_file.read_bytes()
-    with pytest.raises(DataInvalid):
+    with pytest.raises(RewrapRefused, match=f"{victim.pk}:kek_blob is damaged.*delete that vault"):
         rewrap_root(new_file, ACTOR)
     victim.refresh_from_db()
     assert bytes(victim.kek_blob) == bytes(damaged)
     assert root_file.read_bytes() == old
 
 
-def test_a_new_blob_is_opened_before_the_old_one_goes(root_file, new_file, accounts, monkeypatch):  # noqa: F811
+def test_a_new_blob_is_opened_before_the_old_one_goes(root_file, new_file, accounts, monkeypatch):
     new_id = wrapping_key_id(new_file.read_bytes())
     real = SoftwareKeyWrapper.encrypt
 
@@ -191,7 +192,7 @@ def test_a_new_blob_is_opened_before_the_old_one_goes(root_file, new_file, accou
     assert new_id not in rewrap.root_ids_in_use()
 
 
-def test_doing_it_again_changes_nothing(root_file, new_file, accounts):  # noqa: F811
+def test_doing_it_again_changes_nothing(root_file, new_file, accounts):
     rewrap_root(new_file, ACTOR)
     before = {vault.pk: bytes(vault.kek_blob) for vault in Vault.objects.all()}
     events = AuditEvent.objects.count()
@@ -201,7 +202,7 @@ def test_doing_it_again_changes_nothing(root_file, new_file, accounts):  # noqa:
     assert AuditEvent.objects.count() == events
 
 
-def test_older_roots_are_kept_for_older_backups(root_file, tmp_path, accounts):  # noqa: F811
+def test_older_roots_are_kept_for_older_backups(root_file, tmp_path, accounts):
     roots = [root_file.read_bytes()]
     for name in ("second", "third"):
         path = tmp_path / name
@@ -213,7 +214,7 @@ def test_older_roots_are_kept_for_older_backups(root_file, tmp_path, accounts): 
     assert rootkey.retired_path(root_file, wrapping_key_id(roots[0])).stat().st_mode & 0o777 == 0o600
 
 
-def test_moving_back_to_an_older_root_works(root_file, tmp_path, new_file, accounts):  # noqa: F811
+def test_moving_back_to_an_older_root_works(root_file, tmp_path, new_file, accounts):
     old = tmp_path / "old"
     write_key(old, root_file.read_bytes())
     rewrap_root(new_file, ACTOR)
@@ -224,7 +225,7 @@ def test_moving_back_to_an_older_root_works(root_file, tmp_path, new_file, accou
     check_all_open()
 
 
-def test_a_second_move_waits_for_the_first(root_file, new_file, tmp_path, accounts):  # noqa: F811
+def test_a_second_move_waits_for_the_first(root_file, new_file, tmp_path, accounts):
     def kill(name):
         if name == "vault-moved":
             raise Killed
@@ -233,18 +234,18 @@ def test_a_second_move_waits_for_the_first(root_file, new_file, tmp_path, accoun
         rewrap_root(new_file, ACTOR, checkpoint=kill)
     other = tmp_path / "other"
     write_key(other)
-    with pytest.raises(RewrapRefused, match="is unfinished.*Finish it first"):
+    with pytest.raises(RewrapRefused, match=r"is unfinished.*Finish it first"):
         rewrap_root(other, ACTOR)
 
 
-def test_a_leftover_that_nothing_needs_is_told_apart(root_file, new_file, accounts):  # noqa: F811
+def test_a_leftover_that_nothing_needs_is_told_apart(root_file, new_file, accounts):
     write_key(rootkey.next_path(root_file))
     with pytest.raises(RewrapRefused, match="never began"):
         rewrap_root(new_file, ACTOR)
     check_all_open()
 
 
-def test_a_read_only_folder_is_worked_with(root_file, new_file, accounts, monkeypatch):  # noqa: F811
+def test_a_read_only_folder_is_worked_with(root_file, new_file, accounts, monkeypatch):
     # A secret mount: the operator has put the new root beside the old one.
     write_key(rootkey.next_path(root_file), new_file.read_bytes())
     old = root_file.read_bytes()
@@ -257,7 +258,7 @@ def test_a_read_only_folder_is_worked_with(root_file, new_file, accounts, monkey
     check_all_open()
 
 
-def test_each_move_is_in_the_audit_record(root_file, new_file, accounts):  # noqa: F811
+def test_each_move_is_in_the_audit_record(root_file, new_file, accounts):
     old, new = wrapping_key_id(root_file.read_bytes()), wrapping_key_id(new_file.read_bytes())
     rewrap_root(new_file, ACTOR)
     events = AuditEvent.objects.filter(action="vault:root_key:rewrap")
@@ -269,7 +270,7 @@ def test_each_move_is_in_the_audit_record(root_file, new_file, accounts):  # noq
 
 
 class TestCommand:
-    def test_makes_the_new_key_when_there_is_none(self, root_file, tmp_path, accounts, capsys):  # noqa: F811
+    def test_makes_the_new_key_when_there_is_none(self, root_file, tmp_path, accounts, capsys):
         target = tmp_path / "fresh"
         call_command("keys_rewrap", new_root_key_file=target)
         said = capsys.readouterr().out
@@ -279,7 +280,7 @@ class TestCommand:
         assert target.read_bytes().hex() not in said
         check_all_open()
 
-    def test_refusals_are_one_line(self, root_file, tmp_path, accounts):  # noqa: F811
+    def test_refusals_are_one_line(self, root_file, tmp_path, accounts):
         target = tmp_path / "open"
         write_key(target, mode=0o644)
         with pytest.raises(CommandError, match="chmod 600") as caught:

@@ -94,7 +94,13 @@ def test_shares_in_groups_are_told_apart():
 
 def test_typed_shares_may_have_remarks_capitals_and_line_breaks(shares):
     words = shares[0].reveal_text().split()
-    typed = "# root key 00: share 1 of 3\n  " + " ".join(words[:10]).upper() + "\n\t" + "  ".join(words[10:]) + "\n\n"
+    typed = (
+        "# root key 00: share 1 of 3\n  "
+        + " ".join(words[:10]).upper()
+        + "\n\t"
+        + "  ".join(words[10:])
+        + "\n\n"
+    )
     assert normalise(Secret(typed)) == shares[0].reveal_text()
     assert join_shares([Secret(typed), shares[2]]) == KEY
 

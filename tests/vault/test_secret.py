@@ -31,7 +31,17 @@ def test_takes_nothing_else(value):
 
 @pytest.mark.parametrize(
     "show",
-    [repr, str, "{}".format, "{!r}".format, "{:>40}".format, lambda s: f"{s}", lambda s: "%s %r" % (s, s), lambda s: repr([s])],
+    [
+        repr,
+        str,
+        "{}".format,
+        "{!r}".format,
+        "{:>40}".format,
+        lambda s: f"{s}",
+        "%s".__mod__,
+        "%r".__mod__,
+        lambda s: repr([s]),
+    ],
 )
 def test_every_text_form_is_masked(show):
     shown = show(Secret(VALUE))

@@ -47,7 +47,9 @@ class Command(BaseCommand):
                 detail={"bytes": made.size, "root_key_ids": made.header.root_key_ids},
             )
         for place in made.keks_damaged:
-            self.stderr.write(f"Warning: {place} was damaged before the backup was made; an earlier backup may be whole.")
+            self.stderr.write(
+                f"Warning: {place} is damaged in the database; an earlier backup may hold it whole."
+            )
         self.stdout.write(
             f"{made.path}: {made.size} bytes, encrypted, read back and checked. Restoring it needs root key "
             f"{' and '.join(made.header.root_key_ids)}, which is not in it."

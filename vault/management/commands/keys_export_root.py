@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from hsm.software import wrapping_key_id
-from vault import rootkey
+from vault import env, rootkey
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
@@ -35,7 +35,10 @@ class Command(BaseCommand):
         parser.add_argument("--shares", type=int, required=True, help="how many shares to make, 1 to 16")
         parser.add_argument("--threshold", type=int, required=True, help="how many of them rebuild the key")
         parser.add_argument(
-            "--out-dir", type=Path, metavar="FOLDER", help="write one file for each share (mode 0600), print none"
+            "--out-dir",
+            type=Path,
+            metavar="FOLDER",
+            help="write one file for each share (mode 0600), print none",
         )
         parser.add_argument(
             "--passphrase", action="store_true", help="ask for a passphrase that is needed beside the shares"
@@ -76,14 +79,16 @@ class Command(BaseCommand):
         )
 
     def _write_files(self, folder: Path, texts: list[str]) -> None:
-        paths = [folder / f"root-key-share-{number}-of-{len(texts)}.txt" for number in range(1, len(texts) + 1)]
+        paths = [
+            folder / f"root-key-share-{number}-of-{len(texts)}.txt" for number in range(1, len(texts) + 1)
+        ]
         taken = [path for path in paths if path.exists()]
         if taken:
             raise CommandError(f"{taken[0]} exists. Choose another folder.")
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for path, text in zip(paths, texts, strict=True):
-                rootkey.env.create_private_file(path, text.encode("ascii"))
+                env.create_private_file(path, text.encode("ascii"))
                 self.stdout.write(str(path))
         except OSError as error:
             raise CommandError(f"{folder} cannot be written to: {error.strerror}.") from error

@@ -30,13 +30,21 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         """See BaseCommand."""
-        parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="file to make; must not exist")
-        parser.add_argument("--passphrase", action="store_true", help="the shares were made with a passphrase: ask")
+        parser.add_argument(
+            "--out", type=Path, required=True, metavar="FILE", help="file to make; must not exist"
+        )
+        parser.add_argument(
+            "--passphrase", action="store_true", help="the shares were made with a passphrase: ask"
+        )
         parser.add_argument(
             "--key-id", metavar="ID", help="id that the key must have, as backup headers and exports name it"
         )
         parser.add_argument(
-            "share_files", nargs="*", type=Path, metavar="SHARE_FILE", help="files of shares, instead of asking"
+            "share_files",
+            nargs="*",
+            type=Path,
+            metavar="SHARE_FILE",
+            help="files of shares, instead of asking",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -66,7 +74,7 @@ class Command(BaseCommand):
         self.stdout.write(f"Root key {rebuilt} is in {target}.")
         if not expected:
             self.stdout.write(
-                "There was no database to compare it with: make sure that the id above is the one written on the shares."
+                "There was no database to compare it with: make sure that this is the id written on the shares."
             )
 
 

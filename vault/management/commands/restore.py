@@ -37,7 +37,9 @@ class Command(BaseCommand):
         """See BaseCommand."""
         parser.add_argument("file", type=Path, metavar="FILE", help="a file of 'keystead backup'")
         parser.add_argument("--force", action="store_true", help="replace what the database holds now")
-        parser.add_argument("--check", action="store_true", help="only read the whole file and say what it is")
+        parser.add_argument(
+            "--check", action="store_true", help="only read the whole file and say what it is"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         """See BaseCommand."""
@@ -70,9 +72,13 @@ class Command(BaseCommand):
             )
         for place in done.keks_damaged:
             self.stderr.write(f"Warning: {place} is damaged in this backup; an earlier one may be whole.")
-        self.stdout.write(f"Restored the state of {done.header.created_at}; the generation is now {done.generation}.")
-        if done.kept is not None:
-            self.stdout.write(f"What was there before is {done.kept}; remove it when it is not needed any more.")
         self.stdout.write(
-            "Look through what was disabled, blocked, revoked or destroyed since then: it is undone. Then start Keystead."
+            f"Restored the state of {done.header.created_at}; the generation is now {done.generation}."
+        )
+        if done.kept is not None:
+            self.stdout.write(
+                f"What was there before is {done.kept}; remove it when it is not needed any more."
+            )
+        self.stdout.write(
+            "What was disabled, blocked, revoked or destroyed since then is undone: look through it, then start."
         )
