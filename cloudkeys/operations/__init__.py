@@ -5,6 +5,11 @@ Services start, retry and cancel operations through the names below. Workers run
 """
 
 from cloudkeys.operations.kinds import KINDS
-from cloudkeys.operations.requests import cancel_operation, cancel_superseded, retry_operation, start_operation
+from cloudkeys.operations.requests import (
+    cancel_operation,
+    cancel_superseded,
+    retry_operation,
+    start_operation,
+)
 
 __all__ = ["KINDS", "cancel_operation", "cancel_superseded", "retry_operation", "start_operation"]

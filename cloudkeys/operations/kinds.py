@@ -159,7 +159,8 @@ KINDS: dict[str, Kind] = _by_name(
             "Cancel the deletion",
             Permission.CLOUD_KEYS_DESTROY,
             _steps(
-                ("cancel_kms", "Cancel the deletion in AWS KMS"), ("cancel_here", "Keep the CloudKey, disabled")
+                ("cancel_kms", "Cancel the deletion in AWS KMS"),
+                ("cancel_here", "Keep the CloudKey, disabled"),
             ),
             supersedes=frozenset({"cloud_key.destroy"}),
             no_return="cancel_here",
@@ -169,7 +170,8 @@ KINDS: dict[str, Kind] = _by_name(
             "Destroy the CloudKey",
             Permission.CLOUD_KEYS_DESTROY,
             _steps(
-                ("confirm_gone", "AWS no longer has the KMS key"), ("destroy_material", "Destroy the key material")
+                ("confirm_gone", "AWS no longer has the KMS key"),
+                ("destroy_material", "Destroy the key material"),
             ),
             exclusive=True,
             no_return="destroy_material",

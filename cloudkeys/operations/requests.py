@@ -78,7 +78,12 @@ def _unfinished(target_id: UUID) -> models.QuerySet[Operation]:
 
 
 def _not_begun(operation: Operation) -> bool:
-    return not operation.lease_owner and not operation.attempts and not operation.step and not operation.cancel_requested
+    return (
+        not operation.lease_owner
+        and not operation.attempts
+        and not operation.step
+        and not operation.cancel_requested
+    )
 
 
 def _refuse_conflict(declared: Kind, target: models.Model, unfinished: list[Operation]) -> None:
@@ -139,7 +144,8 @@ def cancel_operation(actor: Actor, operation: Operation) -> Operation:
         _require_on_target(actor, row)
         if row.state not in Operation.UNFINISHED:
             raise Conflict(
-                f"This operation is over already: {row.get_state_display().lower()}.", cure="Nothing is left to cancel."
+                f"This operation is over already: {row.get_state_display().lower()}.",
+                cure="Nothing is left to cancel.",
             )
         if not KINDS[row.kind].may_cancel_at(row.step):
             raise Conflict(
@@ -205,8 +211,10 @@ def _send(operation_id: UUID, after_s: float) -> None:
             retry=False,
             expires=3600,
         )
-    except Exception as error:  # noqa: BLE001 - any transport has its own exceptions; the sweep makes up for all
-        log.warning("operation %s: no worker woken (%s); the sweep will find it", operation_id, type(error).__name__)
+    except Exception as error:
+        log.warning(
+            "operation %s: no worker woken (%s); the sweep will find it", operation_id, type(error).__name__
+        )
 
 
 def wake_next(target_id: UUID) -> None:

@@ -110,7 +110,9 @@ def _claim(operation_id: UUID, owner: str) -> bool:
         mine = next((row for row in queue if row.pk == operation_id), None)
         if mine is None or not _is_first(mine, queue, now):
             return False
-        claimed = Operation.objects.filter(_is_due(now), pk=operation_id, state__in=Operation.UNFINISHED).update(
+        claimed = Operation.objects.filter(
+            _is_due(now), pk=operation_id, state__in=Operation.UNFINISHED
+        ).update(
             state=Operation.State.RUNNING,
             lease_owner=owner,
             lease_until=now + timedelta(seconds=LEASE_S),
@@ -213,7 +215,7 @@ def _advance(operation_id: UUID, owner: str) -> Outcome | None:
     if operation.undoing:
         return _undo_next(ctx, flow)
     if operation.cancel_requested and KINDS[operation.kind].may_cancel_at(operation.step):
-        return _turn_back(ctx, flow)
+        return _turn_back(ctx)
     if ctx.entry["state"] not in ("RUNNING", "WAITING"):
         _mark_running(ctx)
         with ctx.commit({"steps": operation.steps}):
@@ -254,7 +256,7 @@ def _attempt(ctx: StepContext, flow: Flow, function: StepFunction) -> Outcome | 
         )
     if isinstance(answer, Later):
         return _wait(ctx, answer)
-    return _undone(ctx, flow) if ctx.operation.undoing else _done(ctx)
+    return _undone(ctx) if ctx.operation.undoing else _done(ctx)
 
 
 def _wait(ctx: StepContext, answer: Later) -> Outcome:
@@ -298,7 +300,9 @@ def _done(ctx: StepContext) -> Outcome | None:
     return None
 
 
-def _failed(ctx: StepContext, flow: Flow, code: str, cause: str, cure: str, *, permanent: bool) -> Outcome | None:
+def _failed(
+    ctx: StepContext, flow: Flow, code: str, cause: str, cure: str, *, permanent: bool
+) -> Outcome | None:
     operation = ctx.operation
     error = {"code": code, "cause": cause, "cure": cure, "permanent": permanent, "step": ctx.entry["name"]}
     entry = ctx.entry
@@ -306,25 +310,31 @@ def _failed(ctx: StepContext, flow: Flow, code: str, cause: str, cure: str, *, p
     declared = KINDS[operation.kind]
     if not permanent and ctx.step_age_s > declared.give_up_after.total_seconds():
         permanent = True
-        error = {**error, "permanent": True, "cause": f"Gave up after trying since {entry['started_at']}. {cause}"}
+        error = {
+            **error,
+            "permanent": True,
+            "cause": f"Gave up after trying since {entry['started_at']}. {cause}",
+        }
     if not permanent:
         entry["state"] = "UNDOING" if operation.undoing else "RUNNING"
-        log.info("operation %s (%s): step %s to be retried: %s", operation.pk, operation.kind, entry["name"], code)
+        log.info(
+            "operation %s (%s): step %s to be retried: %s", operation.pk, operation.kind, entry["name"], code
+        )
         _release(ctx, backoff_s(operation.attempts), error=error)
         return Outcome.WAITING
     entry.update(state="FAILED", ended_at=as_text(timezone.now()))
     if operation.undoing:
         # What could not be undone stays named in the error, and a retry of the operation tries the undo again.
         return _finish(ctx, Operation.State.FAILED, flow.on_failed, {**error, "undo_failed": True})
-    if flow.undo_on_failure and flow.undo:
-        return _turn_back(ctx, flow, error)
+    if flow.undo_on_failure and declared.may_cancel_at(operation.step):
+        return _turn_back(ctx, error)
     return _finish(ctx, Operation.State.FAILED, flow.on_failed, error)
 
 
 # --- undoing ------------------------------------------------------------------------------------------------------
 
 
-def _turn_back(ctx: StepContext, flow: Flow, error: dict[str, Any] | None = None) -> Outcome | None:
+def _turn_back(ctx: StepContext, error: dict[str, Any] | None = None) -> Outcome | None:
     """Begin to run backwards, from the step that was begun last."""
     operation = ctx.operation
     operation.undoing = True
@@ -335,35 +345,29 @@ def _turn_back(ctx: StepContext, flow: Flow, error: dict[str, Any] | None = None
 
 
 def _undo_next(ctx: StepContext, flow: Flow) -> Outcome | None:
+    """Undo the last step that was begun and that can be undone; steps without undo made nothing outside."""
     operation = ctx.operation
-    # Steps that were never begun made nothing.
-    while operation.step > 0 and (ctx.entry["started_at"] is None or ctx.entry["state"] == "UNDONE"):
-        operation.step -= 1
-    function = flow.undo.get(ctx.entry["name"])
-    if ctx.entry["started_at"] is None or ctx.entry["state"] == "UNDONE":
+    for index in range(operation.step, -1, -1):
+        entry = operation.steps[index]
+        if entry["started_at"] and entry["state"] != "UNDONE" and entry["name"] in flow.undo:
+            break
+    else:
         return _end_undo(ctx, flow)
-    if function is None:
-        return _undone(ctx, flow, nothing_made=True)
-    if ctx.entry["state"] != "UNDOING":
-        ctx.entry["state"] = "UNDOING"
-        ctx.entry["undo_started_at"] = as_text(timezone.now())
-        with ctx.commit({"steps": operation.steps, "step": operation.step}):
+    operation.step = index
+    if entry["state"] != "UNDOING":
+        entry["state"] = "UNDOING"
+        entry["undo_started_at"] = as_text(timezone.now())
+        entry["polls"] = 0
+        with ctx.commit({"steps": operation.steps, "step": index}):
             pass
-    return _attempt(ctx, flow, function)
+    return _attempt(ctx, flow, flow.undo[entry["name"]])
 
 
-def _undone(ctx: StepContext, flow: Flow, *, nothing_made: bool = False) -> Outcome | None:
-    operation = ctx.operation
-    why = operation.memo.get("undo_because")
+def _undone(ctx: StepContext) -> None:
     entry = ctx.entry
-    # The step that failed goes on saying why.
-    detail = ctx.detail or (entry["detail"] if why and why.get("step") == entry["name"] else "")
-    entry.update(state="UNDONE", ended_at=as_text(timezone.now()), detail=detail)
-    if nothing_made and operation.step > 0:
-        operation.step -= 1
-    with ctx.commit({"steps": operation.steps, "step": operation.step, "attempts": 1}):
+    entry.update(state="UNDONE", ended_at=as_text(timezone.now()), detail=ctx.detail or entry["detail"])
+    with ctx.commit({"steps": ctx.operation.steps, "attempts": 1}):
         pass
-    return None
 
 
 def _end_undo(ctx: StepContext, flow: Flow) -> Outcome:
@@ -396,7 +400,9 @@ def _finish(ctx: StepContext, state: Operation.State, hook: Any, error: dict[str
             Action.OPERATION_FINISH,
             operation,
             target_name=f"{KINDS[operation.kind].label}: {operation.target_name}",
-            outcome=AuditEvent.Outcome.FAILURE if state == Operation.State.FAILED else AuditEvent.Outcome.SUCCESS,
+            outcome=AuditEvent.Outcome.FAILURE
+            if state == Operation.State.FAILED
+            else AuditEvent.Outcome.SUCCESS,
             reason=(error or {}).get("cause", ""),
             after={"state": state.value},
             detail={

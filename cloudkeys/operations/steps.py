@@ -93,15 +93,19 @@ class StepContext:
 
     @contextmanager
     def commit(
-        self, columns: dict[str, Any] | None = None, *, unless_cancelled: bool = False
+        self,
+        columns: dict[str, Any] | None = None,
+        *,
+        unless_cancelled: bool = False,
+        actor: Actor | None = None,
     ) -> Iterator[Change]:
         """A transaction that counts only while the lease is ours; the memo and `columns` of the operation go with it.
 
         The operation's row is written last, so that rows are locked in the order in which services lock them: target,
         operation, generation. `columns` is read at the end. Raises LeaseLost, or Superseded when `unless_cancelled` and
-        somebody asked to cancel; both roll back.
+        somebody asked to cancel; both roll back. `actor` is who is audited, when it is not the worker.
         """
-        with change(self.actor) as tx:
+        with change(actor or self.actor) as tx:
             yield tx
             rows = Operation.objects.filter(pk=self.operation.pk, lease_owner=self.lease_owner)
             values: dict[str, Any] = {

@@ -26,7 +26,11 @@ PROVIDERS: dict[str, Callable[[Credentials], Provider]] = {"aws": aws.AwsProvide
 
 
 def open_provider(
-    account: CspAccount, *, access_key_id: str = "", secret_access_key: Secret | None = None, direct: bool = False
+    account: CspAccount,
+    *,
+    access_key_id: str = "",
+    secret_access_key: Secret | None = None,
+    direct: bool = False,
 ) -> Provider:
     """A connection with the account's credential, or with another access key of it (rotation).
 

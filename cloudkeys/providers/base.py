@@ -19,7 +19,9 @@ class ProviderError(DomainError):
     tired admin. provider_code: the cloud's own word. Never holds a secret, nor the cloud's text where it might.
     """
 
-    def __init__(self, code: str, cause: str, cure: str = "", *, permanent: bool, provider_code: str = "") -> None:
+    def __init__(
+        self, code: str, cause: str, cure: str = "", *, permanent: bool, provider_code: str = ""
+    ) -> None:
         super().__init__(cause, cure=cure, provider_code=provider_code)
         self.code = code
         self.cause = cause
@@ -245,6 +247,10 @@ class Provider(Protocol):
         """Our own user's access keys."""
         ...
 
+    def access_key_was_used(self, access_key_id: str) -> bool:
+        """Whether an access key of our own user was ever used, as far as the cloud knows."""
+        ...
+
     def create_access_key(self) -> NewAccessKey:
         """Make another access key for our own user. code=limit when there are two."""
         ...
@@ -289,7 +295,9 @@ class Provider(Protocol):
         """A key by id, ARN or alias, without its list of aliases."""
         ...
 
-    def find_key_by_external_id(self, region: str, key_store_id: str, external_key_id: str) -> PointerKey | None:
+    def find_key_by_external_id(
+        self, region: str, key_store_id: str, external_key_id: str
+    ) -> PointerKey | None:
         """The key pointer to an external key. Slow: looks at every key."""
         ...
 
