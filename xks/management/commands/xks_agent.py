@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from importlib import metadata
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from vault import env, startup
+from vault import __version__, env, startup
 from vault.hardening import harden_process
 from vault.keys import RootKeyError
 from xks.agent import Agent
@@ -41,14 +40,6 @@ async def serve() -> None:
         socket_path=env.get("KEYSTEAD_XKS_SOCKET"),
         node_name=env.get("KEYSTEAD_NODE_NAME"),
         max_staleness_s=env.get("KEYSTEAD_XKS_MAX_STALENESS"),
-        software_version=software_version(),
+        software_version=__version__,
     )
     await agent.run(stop)
-
-
-def software_version() -> str:
-    """Return Keystead's version; from a checkout that is not installed, "dev"."""
-    try:
-        return metadata.version("keystead")
-    except metadata.PackageNotFoundError:
-        return "dev"
