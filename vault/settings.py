@@ -58,6 +58,7 @@ MIDDLEWARE = [
     "allauth.account.middleware.AccountMiddleware",
     "allauth.usersessions.middleware.UserSessionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
+    "vault.password_gate.PasswordGateMiddleware",
 ]
 
 TEMPLATES = [
@@ -116,7 +117,8 @@ if _redis is not None:
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {"visibility_timeout": 3600}
 else:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
-    CELERY_BROKER_URL = "filesystem://"
+    CELERY_BROKER_URL = "localhost"
+    CELERY_BROKER_TRANSPORT = "vault.queue:FolderTransport"
     CELERY_BROKER_TRANSPORT_OPTIONS = {
         "data_folder_in": str(DATA_DIR / "broker" / "queue"),
         "data_folder_out": str(DATA_DIR / "broker" / "queue"),
@@ -138,7 +140,21 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CONCURRENCY: int = env.get_or_default("KEYSTEAD_WORKER_CONCURRENCY")
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
-CELERY_BEAT_SCHEDULE: dict[str, dict[str, object]] = {}
+# Seconds between. A message that nobody took within that time is worth nothing: the next one says the same.
+_EVERY = {
+    "cloudkeys.sweep_operations": 2.0,
+    "cloudkeys.rotate_due_keys": 60.0,
+    "cloudkeys.expire_due_keys": 60.0,
+    "cloudkeys.finish_due_deletions": 300.0,
+    "cloudkeys.rotate_due_credentials": 300.0,
+    "cloudkeys.refresh_due_links": 60.0,
+    "cloudkeys.refresh_due_pointers": 60.0,
+    "cloudkeys.look_at_due_accounts": 60.0,
+}
+CELERY_BEAT_SCHEDULE: dict[str, dict[str, object]] = {
+    name: {"task": name, "schedule": seconds, "options": {"expires": seconds, "ignore_result": True}}
+    for name, seconds in _EVERY.items()
+}
 
 # --- people ---------------------------------------------------------------------------------------------------
 
@@ -161,7 +177,9 @@ ACCOUNT_EMAIL_NOTIFICATIONS = True
 ACCOUNT_LOGOUT_ON_PASSWORD_CHANGE = False
 ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_SESSION_REMEMBER = False
-USERSESSIONS_TRACK_ACTIVITY = True
+# It would write a row for every request; vault.api.authentication notes a session's use once a minute.
+USERSESSIONS_TRACK_ACTIVITY = False
+MFA_ADAPTER = "vault.adapter.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Keystead"
 
@@ -172,6 +190,7 @@ SESSION_EXPIRE_AT_BROWSER_CLOSE = True
 SESSION_COOKIE_SECURE = BEHIND_TLS
 CSRF_COOKIE_SECURE = BEHIND_TLS
 CSRF_COOKIE_SAMESITE = "Lax"
+CSRF_FAILURE_VIEW = "vault.pages.csrf_failure"
 # The __Host- prefix binds a cookie to this very host and to TLS; browsers refuse it over plain HTTP.
 SESSION_COOKIE_NAME = "__Host-keystead-session" if BEHIND_TLS else "keystead-session"
 CSRF_COOKIE_NAME = "__Host-keystead-csrf" if BEHIND_TLS else "keystead-csrf"

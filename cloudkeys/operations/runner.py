@@ -15,6 +15,7 @@ import os
 import random
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,14 +43,19 @@ from vault.models import AuditEvent
 
 log = logging.getLogger(__name__)
 
-RENEW_EVERY_S = 20.0
+RENEW_EVERY_S = 8.0
 # A step that is still running after so long is stuck; its lease is let go, and every write of it is void by then.
 LONGEST_STEP_S = 900.0
 BACKOFF_FIRST_S = 1.0
 BACKOFF_CAP_S = 300.0
 SWEEP_LIMIT = 100
+# A sweep goes on for so long at most; the next one takes what is left.
+SWEEP_S = 20.0
 # An error that we did not foresee is most often a fault of ours: it is retried, but not for a day.
 UNFORESEEN_TRIES = 5
+
+# Set when this process is to end: operations stop between two steps and their leases are given back.
+stopping = threading.Event()
 
 
 class Outcome(Enum):
@@ -77,7 +83,10 @@ def sweep(limit: int = SWEEP_LIMIT) -> int:
     Any number of sweeps may run at once, on any number of machines.
     """
     count = 0
+    began = time.monotonic()
     for operation_id in due_operations(limit):
+        if stopping.is_set() or time.monotonic() - began > SWEEP_S:
+            break
         if run_operation(operation_id) is not Outcome.NOT_CLAIMED:
             count += 1
     return count
@@ -182,24 +191,26 @@ def run_operation(operation_id: UUID) -> Outcome:
         if not _claim(operation_id, owner):
             return Outcome.NOT_CLAIMED
         with _lease_kept(operation_id, owner):
-            while True:
+            while not stopping.is_set():
                 outcome = _advance(operation_id, owner)
                 if outcome is not None:
                     return outcome
+            _let_go(operation_id, owner, after_s=0.0)
+            return Outcome.WAITING
     except LeaseLost:
         log.warning("operation %s: taken over by another worker", operation_id)
         return Outcome.LEASE_LOST
     except (DatabaseError, InterfaceError):
         log.exception("operation %s: the database failed; to be taken up again", operation_id)
-        _let_go(operation_id, owner)
+        _let_go(operation_id, owner, after_s=BACKOFF_FIRST_S)
         return Outcome.LEASE_LOST
 
 
-def _let_go(operation_id: UUID, owner: str) -> None:
-    """Give the lease back after a database error, if that can be done; otherwise it runs out by itself."""
+def _let_go(operation_id: UUID, owner: str, *, after_s: float) -> None:
+    """Give the lease back, if that can be done; otherwise it runs out by itself."""
     try:
         Operation.objects.filter(pk=operation_id, lease_owner=owner).update(
-            lease_owner="", lease_until=None, next_try_at=timezone.now() + timedelta(seconds=BACKOFF_FIRST_S)
+            lease_owner="", lease_until=None, next_try_at=timezone.now() + timedelta(seconds=after_s)
         )
     except (DatabaseError, InterfaceError) as error:
         log.warning("operation %s: its lease runs out by itself (%s)", operation_id, type(error).__name__)

@@ -20,7 +20,7 @@ from cloudkeys.providers.base import Provider
 from vault.actors import Actor
 from vault.changes import Change, change
 
-LEASE_S = 60.0
+LEASE_S = 30.0
 
 
 @dataclass(frozen=True)
