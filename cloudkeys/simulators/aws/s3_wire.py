@@ -47,7 +47,7 @@ ROUTES = {
     ("object", "DELETE", ""): "DeleteObject",
 }
 _AWS_HOST = re.compile(r"(?:(?P<bucket>.+)\.)?s3(?:[.-](?:dualstack\.)?[a-z0-9-]+)?\.amazonaws\.com(?:\.cn)?")
-_LOCAL_HOST = re.compile(r"(?:(?P<bucket>.+?)\.)?(?:s3\.)?localhost")
+_LOCAL_HOST = re.compile(r"(?:(?P<bucket>(?!s3\.localhost).+?)\.)?(?:s3\.)?localhost")
 
 
 @dataclass(frozen=True, slots=True)

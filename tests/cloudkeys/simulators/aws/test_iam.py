@@ -1,4 +1,4 @@
-"""IAM through boto3: principals, access keys, policies, pages, and what the simulator forgets over a restart (nothing)."""
+"""IAM through boto3: principals, access keys, policies, pages; nothing is forgotten over a restart."""
 
 from __future__ import annotations
 
