@@ -7,7 +7,6 @@ say, and because it runs inside a test as well as in a process of its own.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import socket
 import threading
@@ -17,11 +16,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from cloudkeys.simulators.aws import frame, iam, kms_state, kms_stores, s3, sts
+from cloudkeys.simulators.aws import frame, kms_stores
+from cloudkeys.simulators.aws.bootstrap import open_simulator
 from cloudkeys.simulators.aws.context import RawResponse, Settings, Simulator
-from cloudkeys.simulators.aws.faults import Faults
-from cloudkeys.simulators.aws.state import State
-from cloudkeys.simulators.aws.xks_client import XksClient
 
 log = logging.getLogger(__name__)
 IDLE_S = 75.0
@@ -29,22 +26,6 @@ IDLE_S = 75.0
 
 class BadRequest(Exception):
     """The bytes on the connection are not a request that this server reads."""
-
-
-def open_simulator(settings: Settings) -> Simulator:
-    """Open (or make) the state in ``settings.data_dir`` and the simulator over it.
-
-    Raises ValueError when the address to listen on is not a loopback one.
-    """
-    if settings.host != "localhost" and not ipaddress.ip_address(settings.host).is_loopback:
-        raise ValueError(f"the AWS simulator listens on loopback addresses only, not on {settings.host}")
-    state = State(settings.data_dir, (kms_state.SCHEMA, iam.SCHEMA, sts.SCHEMA, s3.SCHEMA))
-    xks = XksClient(settings.connect_to, settings.xks_ca_file, settings.xks_timeout_s)
-    sim = Simulator(settings=settings, state=state, faults=Faults(), xks=xks)
-    for administrator in state.ensure_administrators(settings.accounts):
-        iam.ensure_administrator(sim, administrator)
-    kms_stores.recover(sim)
-    return sim
 
 
 class _Server(ThreadingHTTPServer):
@@ -185,7 +166,10 @@ class RunningServer:
 
 @contextmanager
 def running(settings: Settings) -> Iterator[RunningServer]:
-    """Serve in threads of this process for as long as the block lasts, then stop, close and join everything."""
+    """Serve in threads of this process for as long as the block lasts, then stop, close and join everything.
+
+    Raises OSError when the port cannot be had, and what ``open_simulator`` raises.
+    """
     sim = open_simulator(settings)
     try:
         server = _Server(sim)
@@ -193,6 +177,7 @@ def running(settings: Settings) -> Iterator[RunningServer]:
             target=server.serve_forever, kwargs={"poll_interval": 0.05}, name="aws-simulator"
         )
         thread.start()
+        kms_stores.recover(sim)
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         try:
             yield RunningServer(sim, f"http://{host}:{server.server_address[1]}")
