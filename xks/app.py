@@ -101,6 +101,9 @@ class App:
             harden_process()
             end_with_parent()
             self._link.start(loop)
+            # A worker that accepts before it has keys would answer 503 where another could serve.
+            # Without an agent it must come up all the same, to say so on /ping.
+            loop.run_until_complete(self._link.wait_loaded())
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take leave of the agent; called by granian when the worker has stopped serving."""

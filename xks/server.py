@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -160,7 +161,7 @@ def make_server(settings: ServerSettings) -> MPServer:
     """Build the granian server, the certificate made where it is missing.
 
     Raises:
-        SettingsError: the certificate or its key cannot be used.
+        SettingsError: the certificate or its key cannot be used, or the port is taken.
         OSError: a file cannot be read or written.
     """
     certificate, key = settings.certificate, settings.key
@@ -168,6 +169,11 @@ def make_server(settings: ServerSettings) -> MPServer:
         tls.ensure_certificate(settings.tls_folder)
         files = tls.certificate_files(settings.tls_folder)
         certificate, key = files.certificate, files.key
+    if settings.tls and key is not None and b"-----BEGIN PRIVATE KEY-----" not in key.read_bytes():
+        raise SettingsError(
+            f"the XKS key {key} must be unencrypted PKCS#8: convert it with openssl pkcs8 -topk8 -nocrypt"
+        )
+    _check_port(settings)
     try:
         return MPServer(
             "xks.app",
@@ -191,8 +197,10 @@ def make_server(settings: ServerSettings) -> MPServer:
             respawn_failed_workers=True,
             workers_kill_timeout=SHUTDOWN_S,
         )
-    except ValueError as error:  # ssl.SSLError is one
-        raise SettingsError(f"the XKS certificate or its key cannot be used: {error}") from None
+    except ssl.SSLError as error:
+        raise SettingsError(
+            f"the XKS certificate {certificate} or its key {key} cannot be used: {error.reason or error}"
+        ) from None
 
 
 def serve(settings: ServerSettings) -> None:
@@ -209,6 +217,20 @@ def serve(settings: ServerSettings) -> None:
     # granian takes an object with __rsgi__ as well as a function; its annotation knows functions only.
     load: Callable[..., Any] = functools.partial(make_app, settings)
     server.serve(target_loader=load, wrap_loader=False)
+
+
+def _check_port(settings: ServerSettings) -> None:
+    """Refuse a port that something listens on: granian would share it (SO_REUSEPORT) without a word."""
+    family = socket.AF_INET6 if ":" in settings.address else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.address, settings.port))
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {settings.address} port {settings.port} ({error.strerror}): stop what"
+                " uses it, or set KEYSTEAD_BIND and KEYSTEAD_XKS_PORT"
+            ) from None
 
 
 def _keep_certificate(folder: Path) -> None:

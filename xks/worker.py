@@ -29,6 +29,9 @@ RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
 """Pauses between attempts to reach the agent, doubling from first to last, seconds."""
 
+FIRST_LOAD_S = 2.0
+"""A new worker waits this long for its keys before it accepts connections, seconds."""
+
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 
@@ -78,10 +81,20 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._mistrusted = False  # after a refusal only a full load will do
+        self._loaded = asyncio.Event()
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin in the background of ``loop``."""
         self._task = loop.create_task(self._run())
+
+    async def wait_loaded(self, within_s: float = FIRST_LOAD_S) -> bool:
+        """Wait for the first keys and lease, so long at most; return whether they came."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._loaded.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def stop(self) -> None:
         """Take leave of the agent, as far as it can be reached, and end."""
@@ -103,7 +116,7 @@ class Link:
                 reader, writer = await asyncio.open_unix_connection(self._socket_path)
             except OSError as error:
                 if reachable:
-                    log.warning("xks agent not reachable at %s: %s", self._socket_path, error.strerror)
+                    log.warning("xks agent not reachable at %s: %s", self._socket_path, error)
                     reachable = False
                 # Spread out, so that the workers do not come back to a new agent all at once.
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
@@ -140,7 +153,8 @@ class Link:
         while True:
             message = await wire.read_agent_message(reader)
             if isinstance(message, wire.Lease):
-                serving.take_lease(message, wire.boot_clock())
+                if serving.take_lease(message, wire.boot_clock()):
+                    self._loaded.set()
                 continue
             if change is None:
                 change = Change(serving, message)

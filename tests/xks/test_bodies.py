@@ -41,11 +41,28 @@ def test_all_fields_arrive() -> None:
 @pytest.mark.parametrize("kind", [HealthBody, MetadataBody, EncryptBody, DecryptBody])
 @pytest.mark.parametrize(
     "body",
-    [b"", b" ", b"{}", b"[]", b"null", b"1", b'"x"', b"{", b"}", b"not json", b'{"requestMetadata":{}}',
-     b'{"requestMetadata":null}', b'{"requestMetadata":[]}', b"\x00", b"\xff\xfe", b"\xef\xbb\xbf{}",
-     b"[" * 60000, b'{"requestMetadata":' * 3000],
+    [
+        b"",
+        b" ",
+        b"{}",
+        b"[]",
+        b"null",
+        b"1",
+        b'"x"',
+        b"{",
+        b"}",
+        b"not json",
+        b'{"requestMetadata":{}}',
+        b'{"requestMetadata":null}',
+        b'{"requestMetadata":[]}',
+        b"\x00",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{}",
+        b"[" * 60000,
+        b'{"requestMetadata":' * 3000,
+    ],
     ids=lambda body: repr(body[:30]),
-)  # fmt: skip
+)
 def test_not_a_body(kind: Any, body: bytes) -> None:
     with pytest.raises(ValidationException):
         decode_body(kind, body)
@@ -81,21 +98,42 @@ def test_each_operation_requires_its_own_metadata() -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [b'"new": 1', b'"new": {"a": [1, 2.5e3, true, null, "x"]}', b'"new": "\\u0022\\\\ \\""', b'"new": 1e999',
-     b'"new": ' + b"9" * 20000, b'"new": ' + b"[" * 100 + b"]" * 100, '"né": "é"'.encode()],
+    [
+        b'"new": 1',
+        b'"new": {"a": [1, 2.5e3, true, null, "x"]}',
+        b'"new": "\\u0022\\\\ \\""',
+        b'"new": 1e999',
+        b'"new": ' + b"9" * 20000,
+        b'"new": ' + b"[" * 100 + b"]" * 100,
+        '"né": "é"'.encode(),
+    ],
     ids=lambda text: repr(text[:30]),
-)  # fmt: skip
+)
 def test_unknown_fields_are_accepted(extra: bytes) -> None:
     assert decode_body(EncryptBody, with_text(extra)).plaintext == ENCRYPT["plaintext"]
 
 
 @pytest.mark.parametrize(
     "extra",
-    [b'"new": NaN', b'"new": Infinity', b'"new": 01', b'"new": "\xff"', b'"new": "\\ud800"', b'"\xc3(": 1',
-     b'"new": "\x01"', b'"new": ' + b"[" * 30000 + b"]" * 30000, b'"new": ' + b'{"a":' * 9000 + b"1" + b"}" * 9000,
-     b'"new"', b'"new": 1,', b"new: 1", b"'new': 1", b'"new": 1 /* */', b"1: 1"],
+    [
+        b'"new": NaN',
+        b'"new": Infinity',
+        b'"new": 01',
+        b'"new": "\xff"',
+        b'"new": "\\ud800"',
+        b'"\xc3(": 1',
+        b'"new": "\x01"',
+        b'"new": ' + b"[" * 30000 + b"]" * 30000,
+        b'"new": ' + b'{"a":' * 9000 + b"1" + b"}" * 9000,
+        b'"new"',
+        b'"new": 1,',
+        b"new: 1",
+        b"'new': 1",
+        b'"new": 1 /* */',
+        b"1: 1",
+    ],
     ids=lambda text: repr(text[:30]),
-)  # fmt: skip
+)
 def test_malformed_unknown_fields_are_refused(extra: bytes) -> None:
     with pytest.raises(ValidationException):
         decode_body(EncryptBody, with_text(extra))
@@ -103,11 +141,17 @@ def test_malformed_unknown_fields_are_refused(extra: bytes) -> None:
 
 @pytest.mark.parametrize(
     "extra",
-    [b'"plaintext": "QQ=="', b'"plainte\\u0078t": "QQ=="', b'"encryptionAlgorithm": "AES_GCM"',
-     b'"requestMetadata": ' + json.dumps(world.REQUEST_METADATA).encode(), b'"x": 1, "x": 1',
-     b'"x": {"y": 1, "y": 2}', b'"x": [{"y": 1, "\\u0079": 2}]'],
+    [
+        b'"plaintext": "QQ=="',
+        b'"plainte\\u0078t": "QQ=="',
+        b'"encryptionAlgorithm": "AES_GCM"',
+        b'"requestMetadata": ' + json.dumps(world.REQUEST_METADATA).encode(),
+        b'"x": 1, "x": 1',
+        b'"x": {"y": 1, "y": 2}',
+        b'"x": [{"y": 1, "\\u0079": 2}]',
+    ],
     ids=lambda text: repr(text[:30]),
-)  # fmt: skip
+)
 def test_a_name_given_twice_is_refused(extra: bytes) -> None:
     with pytest.raises(ValidationException, match="twice"):
         decode_body(EncryptBody, with_text(extra))
@@ -182,9 +226,34 @@ def test_absent_and_empty_are_the_same_below() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["Q", "QQ", "QQ=", "Q===", "=", "==", "====", "=QQ=", "Q=Q=", "QQ==Q", "QQ==QQ==", "QQ==\n", "QQ== ", " QQ==",
-     "Q Q=", "QQ\n==", "-_==", "QUJD\x00", "é===", "QR==", "QUJ=", "Qf==", "QUK=", "QQ%3D%3D", "٠٠٠٠"],
-)  # fmt: skip
+    [
+        "Q",
+        "QQ",
+        "QQ=",
+        "Q===",
+        "=",
+        "==",
+        "====",
+        "=QQ=",
+        "Q=Q=",
+        "QQ==Q",
+        "QQ==QQ==",
+        "QQ==\n",
+        "QQ== ",
+        " QQ==",
+        "Q Q=",
+        "QQ\n==",
+        "-_==",
+        "QUJD\x00",
+        "é===",
+        "QR==",
+        "QUJ=",
+        "Qf==",
+        "QUK=",
+        "QQ%3D%3D",
+        "\u0660\u0660\u0660\u0660",
+    ],
+)
 def test_base64_has_one_spelling(text: str) -> None:
     with pytest.raises(ValidationException, match="standard base64"):
         base64_field("plaintext", text)

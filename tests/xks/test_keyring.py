@@ -38,7 +38,9 @@ def test_full_load_in_slices_is_seen_only_as_a_whole() -> None:
     assert set(serving.keyring.stores) == {"store-1", "store-2", "store-3", "store-4"}
     assert set(serving.keyring.prefixes) == {world.PREFIX, world.OTHER_PREFIX, ""}
     assert set(serving.keyring.prefixes[""]) == {
-        world.NO_PREFIX_CREDENTIAL.access_key_id, world.BLOCKED_CREDENTIAL.access_key_id}  # fmt: skip
+        world.NO_PREFIX_CREDENTIAL.access_key_id,
+        world.BLOCKED_CREDENTIAL.access_key_id,
+    }
 
 
 def test_destroyed_key_is_not_held(serving: Serving) -> None:
@@ -145,7 +147,11 @@ async def test_revoked_credential_is_refused_though_its_signing_key_was_kept(she
 
 async def test_disable_block_and_enable_take_effect_with_the_change(shell: Shell) -> None:
     for generation, change, status in (
-        (2, {"state": "DISABLED"}, 400), (3, {}, 200), (4, {"blocked": True}, 400), (5, {}, 200)):  # fmt: skip
+        (2, {"state": "DISABLED"}, 400),
+        (3, {}, 200),
+        (4, {"blocked": True}, 400),
+        (5, {}, 200),
+    ):
         apply(shell.serving, delta(generation, keys=[world.key_record("foo", **change)]))
         assert (await shell.call("encrypt", ENCRYPT)).status == status
     blocked = wire.StoreRecord("store-1", world.PREFIX, True, [world.CREDENTIAL], "health")
@@ -302,7 +308,19 @@ def test_reprs_show_no_secret() -> None:
     serving = Serving()
     apply(serving, *world.full_load())
     ring = serving.keyring
-    text = " ".join(map(repr, (record, world.STORES, ring, *ring.stores.values(), ring.prefixes,
-                               ring.stores["store-1"].keys, Credential(world.CREDENTIAL, "s"))))  # fmt: skip
+    text = " ".join(
+        map(
+            repr,
+            (
+                record,
+                world.STORES,
+                ring,
+                *ring.stores.values(),
+                ring.prefixes,
+                ring.stores["store-1"].keys,
+                Credential(world.CREDENTIAL, "s"),
+            ),
+        )
+    )
     assert material not in text
     assert world.SECRET.decode() not in text

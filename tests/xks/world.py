@@ -111,6 +111,15 @@ def decrypt_body(encrypted: dict[str, Any], aad: bytes | None = None, **fields: 
     return {name: value for name, value in body.items() if value is not None}
 
 
+# Well-formed, and not from any key of ours.
+FOREIGN_ANSWER = {
+    "ciphertext": b64(b"x" * 12),
+    "ciphertextMetadata": b64(b"\x01\x00\x00\x00\x01" + bytes(12)),
+    "initializationVector": b64(bytes(12)),
+    "authenticationTag": b64(bytes(16)),
+}
+
+
 def metadata_body() -> dict[str, Any]:
     """Return the JSON of a GetKeyMetadata request."""
     return {"requestMetadata": {**REQUEST_METADATA, "kmsOperation": "DescribeKey"}}

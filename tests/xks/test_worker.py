@@ -1,0 +1,213 @@
+"""A worker's link to its agent, over a real socket; and what a worker process may not do."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.xks import world
+from tests.xks.fake_agent import FakeAgent
+from xks import wire
+from xks.keyring import EMPTY, Serving
+from xks.worker import Link
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="ks") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def agent(folder: Path) -> Iterator[FakeAgent]:
+    """Return an agent that loads every worker which connects."""
+    with FakeAgent(folder / "xks.sock") as agent:
+        agent.greeting = lambda hello: [*world.full_load(), world.lease()]
+        yield agent
+
+
+@contextlib.asynccontextmanager
+async def linked(folder: Path) -> AsyncIterator[Serving]:
+    serving = Serving()
+    link = Link(serving, str(folder / "xks.sock"))
+    link.start(asyncio.get_running_loop())
+    try:
+        yield serving
+    finally:
+        await link.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the event loop run until ``condition`` holds."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0)
+
+
+async def off_loop(function: Callable[[], None]) -> None:
+    """Run what waits for the agent's thread without holding the link's event loop."""
+    await asyncio.to_thread(function)
+
+
+async def test_worker_loads_and_confirms(agent: FakeAgent, folder: Path) -> None:
+    async with linked(folder) as serving:
+        await off_loop(lambda: agent.wait_applied(1))
+        await until(lambda: serving.problem(wire.boot_clock()) is None)
+        hello = agent.heard[0]
+        assert isinstance(hello, wire.Hello)
+        assert (hello.pid, hello.generation, hello.protocol) == (os.getpid(), 0, wire.PROTOCOL_VERSION)
+        assert 0 < hello.started_at_s <= wire.boot_clock()
+    await off_loop(lambda: agent.wait_for(lambda message: isinstance(message, wire.Goodbye)))
+
+
+async def test_confirmation_comes_after_the_swap_and_once_a_change(agent: FakeAgent, folder: Path) -> None:
+    async with linked(folder) as serving:
+        await off_loop(lambda: agent.wait_applied(1))
+        slices = list(wire.slice_delta(2, full=False, keys=world.KEYS, records=2))
+        await off_loop(lambda: agent.send(*slices))
+        await off_loop(lambda: agent.wait_applied(2))
+        assert serving.keyring.generation == 2
+        assert [m.generation for m in agent.heard if isinstance(m, wire.Applied)] == [1, 2]
+
+
+async def test_unfinished_change_is_dropped_with_the_connection(agent: FakeAgent, folder: Path) -> None:
+    async with linked(folder) as serving:
+        await off_loop(lambda: agent.wait_applied(1))
+        agent.greeting = lambda hello: [wire.Delta(3, False, True), world.lease(3)]
+        disabled = world.key_record("foo", state="DISABLED")
+        await off_loop(lambda: agent.send(wire.Delta(2, False, False, keys=[disabled])))
+        await off_loop(agent.hang_up)
+        await off_loop(lambda: agent.wait_applied(3))
+        assert serving.keyring.stores["store-1"].keys["foo"].refusal is None
+        hellos = [message for message in agent.heard if isinstance(message, wire.Hello)]
+        assert [hello.generation for hello in hellos] == [0, 1]
+
+
+async def test_worker_serves_on_while_the_agent_is_away(agent: FakeAgent, folder: Path) -> None:
+    async with linked(folder) as serving:
+        await off_loop(lambda: agent.wait_applied(1))
+        await until(lambda: serving.leased_at is not None)
+        held = serving.keyring
+        await off_loop(agent.hang_up)
+        assert serving.keyring is held
+        assert serving.problem(wire.boot_clock()) is None
+        assert serving.problem(wire.boot_clock() + 61) is not None
+        await off_loop(lambda: agent.wait_applied(1))
+
+
+async def test_worker_waits_for_an_agent_that_comes_later(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with linked(folder) as serving:
+        await until(lambda: "not reachable" in caplog.text)
+        assert serving.keyring is EMPTY
+        with FakeAgent(folder / "xks.sock") as agent:
+            agent.greeting = lambda hello: world.full_load(4)
+            await off_loop(lambda: agent.wait_applied(4))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        wire.Delta(0, False, True),
+        wire.Delta(2, False, True, keys=[world.key_record("foo", "store-9")]),
+        wire.Delta(
+            2, False, True, keys=[world.key_record("foo", versions=[wire.VersionRecord(1, b"short")])]
+        ),
+    ],
+    ids=["lower generation", "unknown store", "broken key"],
+)
+async def test_refused_change_leads_to_a_full_load(
+    agent: FakeAgent, folder: Path, bad: wire.Delta, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with linked(folder):
+        await off_loop(lambda: agent.wait_applied(1))
+        agent.greeting = lambda hello: [*world.full_load(5), world.lease(5)]
+        await off_loop(lambda: agent.send(bad))
+        await off_loop(lambda: agent.wait_applied(5))
+        hellos = [message for message in agent.heard if isinstance(message, wire.Hello)]
+        assert [hello.generation for hello in hellos] == [0, 0]
+        assert "refused" in caplog.text
+
+
+async def test_older_database_is_refused_until_accepted(agent: FakeAgent, folder: Path) -> None:
+    agent.greeting = lambda hello: [*world.full_load(9), world.lease(9)]
+    async with linked(folder) as serving:
+        await off_loop(lambda: agent.wait_applied(9))
+        agent.greeting = lambda hello: world.full_load(3)
+        await off_loop(agent.hang_up)
+        await off_loop(lambda: agent.wait_for(lambda message: isinstance(message, wire.Hello), count=3))
+        assert serving.keyring.generation == 9
+        agent.greeting = lambda hello: world.full_load(3, rollback_accepted=True)
+        await off_loop(lambda: agent.wait_applied(3))
+        assert serving.keyring.generation == 3
+
+
+async def test_no_secret_is_logged(agent: FakeAgent, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with linked(folder):
+            await off_loop(lambda: agent.wait_applied(1))
+            broken = world.key_record("foo", versions=[wire.VersionRecord(1, b"s3cret")])
+            await off_loop(lambda: agent.send(wire.Delta(2, False, True, keys=[broken])))
+            await off_loop(lambda: agent.wait_for(lambda message: isinstance(message, wire.Hello), count=2))
+    assert "s3cret" not in caplog.text
+    assert world.SECRET.decode() not in caplog.text
+
+
+@pytest.mark.slow
+async def test_a_large_load_lets_requests_through(agent: FakeAgent, folder: Path) -> None:
+    """The event loop is never held for long while 20,000 keys arrive."""
+    keys = [world.key_record(f"key-{number}") for number in range(20_000)]
+    agent.greeting = lambda hello: list(wire.slice_delta(1, full=True, stores=world.STORES, keys=keys))
+    pauses = []
+    async with linked(folder) as serving:
+        while serving.keyring.generation != 1:
+            before = time.perf_counter()
+            await asyncio.sleep(0)
+            pauses.append(time.perf_counter() - before)
+        assert len(serving.keyring.stores["store-1"].keys) == 20_000
+    # The bound is loose, for a machine that does other things too: unsliced it would be most of a second.
+    assert sorted(pauses)[int(len(pauses) * 0.99)] < 0.02
+
+
+HARDENED = """
+import ctypes, resource
+from xks.worker import harden_process, end_with_parent
+harden_process(); end_with_parent()
+number = ctypes.c_int()
+ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
+print(ctypes.CDLL(None).prctl(3), resource.getrlimit(resource.RLIMIT_CORE), number.value)  # PR_GET_DUMPABLE
+"""
+
+
+def test_hardened_process_dumps_no_core_cannot_be_traced_and_ends_with_its_parent() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", HARDENED], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert shown.stdout.split("\n")[0] == "0 (0, 0) 15"
+
+
+IMPORTED = """
+import sys
+import xks.server, xks.app, xks.worker, xks.sigv4, xks.operations, xks.tls
+rooms = ("django", "vault", "cloudkeys", "hsm", "rest_framework", "psycopg")
+print([name for name in rooms if name in sys.modules])
+"""
+
+
+def test_data_plane_imports_neither_django_nor_the_other_rooms() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert shown.stdout == "[]\n"
