@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import structlog
 
+from tests.cast import cast
 from vault import env
+
+__all__ = ["cast"]
 
 # A test touches the database when one of pytest-django's own fixtures is behind any that it asks for.
 DATABASE_FIXTURES = {
