@@ -84,3 +84,11 @@ def data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("KEYSTEAD_DATA_DIR", str(folder))
     assert env.data_dir() == folder
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the checks not know which command runs, as in a fresh process."""
+    from vault import checks
+
+    monkeypatch.setattr(checks, "command", None)

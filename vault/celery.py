@@ -1,6 +1,7 @@
 """The Celery application. Tasks are thin: the Operation row is the truth, a message only a wake-up."""
 
 import os
+import signal
 from typing import Any
 
 from celery import Celery
@@ -23,7 +24,11 @@ def keep_logging(**kwargs: Any) -> None:
 
 @worker_ready.connect
 def start_pulse(sender: Any, **kwargs: Any) -> None:
-    """Let the worker's own loop show that it turns, so that a stuck one is seen."""
+    """Let the worker's own loop show that it turns, so that a stuck one is seen.
+
+    Also take back what Celery does on SIGUSR1: it prints the local variables of every thread, keys among them.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     probe.beat_pulse("worker")
     sender.timer.call_repeatedly(probe.PULSE_SECONDS, probe.beat_pulse, args=("worker",))
 

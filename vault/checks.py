@@ -23,6 +23,11 @@ from django.core.checks import CheckMessage, Error, register
 
 from vault import env
 
+# The command that this process runs, said by vault.cli; None when not known. What a listening socket needs is asked only
+# of those that listen: a worker behind the same public URL has no use for the web's certificate.
+command: str | None = None
+_SERVE_WEB = (None, "serve", "web")
+
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 MAX_SOCKET_PATH = 103
 _PORTS = ("KEYSTEAD_WEB_PORT", "KEYSTEAD_XKS_PORT", "KEYSTEAD_SIMULATOR_PORT")
@@ -170,7 +175,8 @@ def check_web(**kwargs: Any) -> list[CheckMessage]:
     has_certificate = env.is_set("KEYSTEAD_WEB_TLS_CERT")
     proxies = env.get_or_default("KEYSTEAD_TRUSTED_PROXIES")
     url = urlsplit(env.get_or_default("KEYSTEAD_PUBLIC_URL"))
-    if not _is_loopback(bind) and not has_certificate and not proxies:
+    listens = command in _SERVE_WEB
+    if listens and not _is_loopback(bind) and not has_certificate and not proxies:
         found.append(
             Error(
                 f"KEYSTEAD_BIND is {bind}, and the web would speak plain HTTP there.",
@@ -179,7 +185,7 @@ def check_web(**kwargs: Any) -> list[CheckMessage]:
                 id="keystead.E020",
             )
         )
-    if url.scheme == "https" and not has_certificate and not proxies:
+    if listens and url.scheme == "https" and not has_certificate and not proxies:
         found.append(
             Error(
                 "KEYSTEAD_PUBLIC_URL is https, but there is neither a web certificate nor a trusted proxy.",

@@ -129,14 +129,16 @@ def run_command(name: str, app: str, arguments: list[str]) -> int:
         command = load(name, app)
         parser = command.create_parser("keystead", spoken(name))
         hide_plumbing(parser)
-        options = vars(parser.parse_args(arguments))
+        # Django knows the option only for some commands; here every one takes it.
+        options = vars(parser.parse_args([word for word in arguments if word != "--skip-checks"]))
         positional = options.pop("args", ())
-        if command.requires_system_checks and not options.get("skip_checks"):
-            from vault import startup
+        if command.requires_system_checks and "--skip-checks" not in arguments:
+            from vault import checks, startup
 
+            checks.command = name
             for line in startup.run_checks():
                 print(f"keystead: warning: {line}", file=sys.stderr)
-        options["skip_checks"] = True
+        options["skip_checks"] = True  # they have just run, and said what they found in their own way
         try:
             command.execute(*positional, **options)
         finally:

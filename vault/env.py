@@ -192,6 +192,11 @@ _ROWS = (
         "Give a number of seconds from 1 to 86400.",
     ),
     Setting(
+        "KEYSTEAD_XKS_BUDGET_MS", "XKS endpoint", values.count(10, 240), "120",
+        "Milliseconds that one XKS request may take from its first byte; AWS KMS gives up after 250, network included.",
+        "Give a whole number from 10 to 240.",
+    ),
+    Setting(
         "KEYSTEAD_XKS_SOCKET", "XKS endpoint", values.path, None,
         "Unix socket between the XKS agent and its workers. Its path must be shorter than 104 characters.",
         "Give a short path in a folder that only the process's user may enter.",

@@ -235,6 +235,16 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "ENUM_ADD_EXPLICIT_BLANK_NULL_CHOICE": False,
+    "ENUM_NAME_OVERRIDES": {
+        "VaultStateEnum": "vault.models.tenancy.Vault.State",
+        "VaultTypeEnum": "vault.models.tenancy.Vault.Type",
+        "KeySetTypeEnum": "cloudkeys.models.keysets.KeySet.Type",
+        "CloudKeyStateEnum": "cloudkeys.models.keys.CloudKey.State",
+        "StoreLinkStateEnum": "cloudkeys.models.stores.AwsStoreLink.State",
+        "CredentialStateEnum": "cloudkeys.models.stores.XksCredential.State",
+        "OperationStateEnum": "cloudkeys.models.operations.Operation.State",
+        "StepStateEnum": ["PENDING", "RUNNING", "WAITING", "DONE", "FAILED", "UNDOING", "UNDONE"],
+    },
 }
 
 # --- mail -----------------------------------------------------------------------------------------------------

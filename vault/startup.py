@@ -30,7 +30,8 @@ class StartRefused(CommandError):
 
 def run_checks() -> list[str]:
     """Run the system checks; return the warnings, one line each. Raises StartRefused when there is an error."""
-    messages = checks.run_checks()
+    # Django runs the checks in no order of its own.
+    messages = sorted(checks.run_checks(), key=lambda message: (message.id or "", str(message.msg)))
     serious = [message for message in messages if message.is_serious()]
     if serious:
         raise StartRefused(*[check_line(message) for message in serious])

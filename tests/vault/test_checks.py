@@ -117,6 +117,17 @@ def test_settings(set_environ, values, expected):
     assert ids() == expected
 
 
+def test_a_process_that_does_not_listen_needs_no_certificate(set_environ, monkeypatch):
+    set_environ(**SERVER, PUBLIC_URL="https://keys.test")
+    assert ids() == ["keystead.E023"]
+    monkeypatch.setattr(checks, "command", "worker")
+    assert ids() == []
+    set_environ(BIND="0.0.0.0")
+    assert ids() == []
+    monkeypatch.setattr(checks, "command", "web")
+    assert ids() == ["keystead.E020", "keystead.E023"]
+
+
 def test_https_certificate_with_http_url(set_environ, tmp_path):
     cert, key = make_certificate(tmp_path)
     set_environ(WEB_TLS_CERT=cert, WEB_TLS_KEY=key, PUBLIC_URL="http://localhost")

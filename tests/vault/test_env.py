@@ -64,6 +64,7 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
          f"https://{'a' * 121}"],
     ),
     "KEYSTEAD_XKS_MAX_STALENESS": ("2.5", 2.5, ["0", "nan", "inf", "x", "86401"]),
+    "KEYSTEAD_XKS_BUDGET_MS": ("80", 80, ["9", "241", "soon"]),
     "KEYSTEAD_XKS_SOCKET": ("/run/k/x.sock", Path("/run/k/x.sock"), []),
     "KEYSTEAD_SIMULATOR": ("yes", True, ["perhaps"]),
     "KEYSTEAD_SIMULATOR_PORT": ("4567", 4567, ["x"]),

@@ -56,7 +56,7 @@ def test_a_port_that_this_user_may_not_have(monkeypatch):
 
     monkeypatch.setattr(socket.socket, "bind", refuse)
     with pytest.raises(
-        startup.StartRefused, match="This user may not listen on port 80. Give one above 1023"
+        startup.StartRefused, match=r"This user may not listen on port 80. Give one above 1023"
     ):
         startup.check_ports([("KEYSTEAD_WEB_PORT", "127.0.0.1", 80)])
 

@@ -96,7 +96,8 @@ def parts() -> list[Part]:
         # granian has worker processes of its own to take along, hence SIGTERM.
         Part("web", command("web"), environ, probe.web, signal.SIGTERM),
         Part("agent", command("xks", "agent"), environ, probe.agent),
-        Part("xks", command("xks", "serve"), bare, probe.xks, signal.SIGTERM),
+        # The data plane without Django; `keystead xks serve` is the same for people.
+        Part("xks", [sys.executable, "-P", "-m", "xks.server"], bare, probe.xks, signal.SIGTERM),
         Part("worker", command("worker"), environ, probe.worker),
         Part("beat", command("beat"), environ, probe.beat),
     ]

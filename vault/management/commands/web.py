@@ -9,7 +9,7 @@ from granian.constants import HTTPModes, Interfaces, SSLProtocols
 
 from vault import env, logs, startup
 
-THREADS = 8  # requests that one worker process works on at a time
+THREADS = 4  # requests that one worker process works on at a time
 
 
 class Command(BaseCommand):

@@ -1,8 +1,10 @@
 """keystead worker"""
 
 import sys
+import warnings
 from typing import Any
 
+from celery.exceptions import SecurityWarning
 from django.core.management.base import BaseCommand
 from django.db import connections
 
@@ -21,6 +23,8 @@ class Command(BaseCommand):
         harden_process()
         startup.prepare_process()
         connections.close_all()
+        # It is about pickled messages, which are not accepted here (CELERY_ACCEPT_CONTENT).
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         # Threads: tasks wait for networks and databases, and one process is one place where keys lie in memory.
         worker = app.Worker(
             pool="threads",
