@@ -61,6 +61,7 @@ class Action(StrEnum):
     STORE_LINK_DISCONNECT = "cloudkeys:store_link:disconnect"
     STORE_LINK_DELETE = "cloudkeys:store_link:delete"
     STORE_LINK_REFRESH = "cloudkeys:store_link:refresh"
+    CLOUD_KEYS_BULK = "cloudkeys:cloud_keys:bulk"
     CLOUD_KEY_CREATE = "cloudkeys:cloud_key:create"
     CLOUD_KEY_UPDATE = "cloudkeys:cloud_key:update"
     CLOUD_KEY_DISABLE = "cloudkeys:cloud_key:disable"

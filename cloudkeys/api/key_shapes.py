@@ -1,0 +1,307 @@
+"""How CloudKeys look in the API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db.models import QuerySet
+from django.utils import timezone
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from cloudkeys.api.shapes import (
+    ADA,
+    APP,
+    EVERY,
+    IDS,
+    NOW,
+    VAULT,
+    ExpirationField,
+    OperationSerializer,
+    ReasonSerializer,
+    ScheduleField,
+)  # fmt: skip
+from cloudkeys.models import CloudKey, KeyVersion
+from cloudkeys.services.cloud_keys import USES
+from vault.api.listing import Filter, Listing, choice, flag, identifier, moment, parse_flag, present, text
+from vault.api.serializers import (
+    ConfirmationSerializer,
+    CreatedMixin,
+    JsonObject,
+    PlainText,
+    ReferenceSerializer,
+    StrictBoolean,
+    StrictSerializer,
+)  # fmt: skip
+
+
+@extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
+class TagsField(JsonObject):
+    """Tags of the KMS key: texts by name."""
+
+
+class KeyFieldsInput(StrictSerializer):
+    """What a new key may be given."""
+
+    name = PlainText(max_length=250, help_text="Also the alias in AWS: letters, digits, '/', '_', '-'.")
+    region = PlainText(max_length=32)
+    description = PlainText(max_length=1000, required=False, allow_blank=True, lines=True)
+    external_key_id = PlainText(
+        max_length=128, required=False, allow_blank=True, help_text="Left out: one is made."
+    )
+    permitted_uses = serializers.ListField(
+        child=serializers.ChoiceField(choices=USES), max_length=2, required=False
+    )
+    administrators = serializers.ListField(child=PlainText(max_length=2048), max_length=100, required=False)
+    users = serializers.ListField(child=PlainText(max_length=2048), max_length=100, required=False)
+    tags = TagsField(required=False)
+    rotation_schedule = ScheduleField(required=False, help_text="Left out: inherited from the key set, live.")
+    expiration = ExpirationField(required=False, help_text="Left out: inherited from the key set, live.")
+
+
+class CloudKeyInput(KeyFieldsInput):
+    """A new key."""
+
+    key_set = serializers.UUIDField()
+
+
+class CloudKeyChanges(StrictSerializer):
+    """What may change."""
+
+    name = PlainText(max_length=250, required=False)
+    description = PlainText(max_length=1000, required=False, allow_blank=True, lines=True)
+    administrators = serializers.ListField(child=PlainText(max_length=2048), max_length=100, required=False)
+    users = serializers.ListField(child=PlainText(max_length=2048), max_length=100, required=False)
+    tags = TagsField(required=False)
+    rotation_schedule = ScheduleField(required=False)
+    expiration = ExpirationField(required=False)
+
+
+class DestroyInput(ReasonSerializer):
+    """What must be said before material is destroyed."""
+
+    confirm_name = PlainText(max_length=250, help_text="The key's name, in full.")
+    pointer_is_gone = StrictBoolean(help_text="True: no KMS key in AWS refers to this key any more.")
+
+
+class LinkKeyInput(StrictSerializer):
+    """What to link."""
+
+    kms_key_id = PlainText(
+        max_length=2048, required=False, allow_blank=True, help_text="Id or ARN. Left out: make one."
+    )
+
+
+class CloudKeySerializer(serializers.ModelSerializer[CloudKey]):
+    """A CloudKey; its material is never shown."""
+
+    vault = ReferenceSerializer()
+    key_set = ReferenceSerializer()
+    csp_account = ReferenceSerializer(allow_null=True)
+    is_simulated = serializers.SerializerMethodField()
+    permitted_uses = serializers.ListField(child=serializers.CharField())
+    administrators = serializers.ListField(child=serializers.CharField())
+    users = serializers.ListField(child=serializers.CharField())
+    tags = TagsField()
+    cloud_state = JsonObject()
+    rotation_schedule = serializers.SerializerMethodField()
+    expiration = serializers.SerializerMethodField()
+    schedule_inherited = serializers.SerializerMethodField()
+    expiration_inherited = serializers.SerializerMethodField()
+
+    class Meta:
+        model = CloudKey
+        fields = (
+            "id", "vault", "key_set", "csp_account", "is_simulated", "store", "link", "kind",
+            "name", "alias", "description",
+            "region", "external_key_id", "origin", "state", "state_reason", "blocked", "permitted_uses", "exportable",
+            "deletable", "current_version", "administrators", "users", "tags", "pointer_state",
+            "kms_key_id", "kms_key_arn",
+            "cloud_state", "cloud_state_at", "rotation_schedule", "schedule_inherited",
+            "rotated_at", "next_rotation_at",
+            "expiration", "expiration_inherited", "expires_at", "expired_at", "retired_at",
+            "delete_after", "destroyed_at",
+            "revision", "created_at", "updated_at",
+        )  # fmt: skip
+
+    alias = serializers.CharField()
+
+    def get_is_simulated(self, row: CloudKey) -> bool:
+        """Whether it lives in the bundled simulator."""
+        return row.csp_account is not None and row.csp_account.is_simulated
+
+    @extend_schema_field(ScheduleField())
+    def get_rotation_schedule(self, row: CloudKey) -> dict[str, Any]:
+        """The schedule in force."""
+        own = row.rotation_schedule
+        return own if own is not None else row.key_set.rotation_schedule  # type: ignore[no-any-return]
+
+    @extend_schema_field(ExpirationField())
+    def get_expiration(self, row: CloudKey) -> dict[str, Any]:
+        """The expiration in force."""
+        own = row.expiration
+        return own if own is not None else row.key_set.expiration  # type: ignore[no-any-return]
+
+    def get_schedule_inherited(self, row: CloudKey) -> bool:
+        """Whether the schedule is the key set's."""
+        return row.rotation_schedule is None
+
+    def get_expiration_inherited(self, row: CloudKey) -> bool:
+        """Whether the expiration is the key set's."""
+        return row.expiration is None
+
+
+class CreateStepSerializer(serializers.Serializer[Any]):
+    """The step in AWS for an unlinked key."""
+
+    region = serializers.CharField()
+    origin = serializers.CharField()
+    custom_key_store_id = serializers.CharField()
+    xks_key_id = serializers.CharField()
+    alias = serializers.CharField()
+    command = serializers.CharField()
+    alias_command = serializers.CharField()
+
+
+class KeyAndOperation(serializers.Serializer[Any]):
+    """A key, and the Operation that does AWS's part; null when nothing is left to do."""
+
+    cloud_key = CloudKeySerializer()
+    operation = OperationSerializer(allow_null=True)
+
+
+class KeyChange(KeyAndOperation):
+    """The same, and how far the data plane has confirmed the change; null when it has nothing to learn yet."""
+
+    confirmation = ConfirmationSerializer(allow_null=True)
+
+
+class CloudKeyCreated(CreatedMixin, KeyAndOperation):
+    """A new key; in an unlinked store also the step that is left to do in AWS."""
+
+    create_key_step = CreateStepSerializer(allow_null=True)
+
+
+class VersionSerializer(serializers.ModelSerializer[KeyVersion]):
+    """One version of a key."""
+
+    current = serializers.SerializerMethodField()
+
+    class Meta:
+        model = KeyVersion
+        fields = ("number", "current", "protection", "created_at", "activated_at", "destroyed_at")
+
+    def get_current(self, row: KeyVersion) -> bool:
+        """Whether new data is encrypted with it."""
+        return bool(row.number == self.context["current"])
+
+
+def rows_of(request: Any) -> QuerySet[CloudKey]:
+    """The keys that the caller may see, with what the serializer shows: one query."""
+    rows: QuerySet[CloudKey] = request.actor.visible(CloudKey)
+    return rows.select_related("vault", "key_set", "csp_account")
+
+
+def _overdue(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
+    late = {"next_rotation_at__lte": timezone.now()}
+    return rows.filter(state="ENABLED", **late) if values[0] else rows.exclude(**late)
+
+
+KEYS = Listing(
+    orderings={
+        "name": "name",
+        "created_at": "created_at",
+        "next_rotation_at": "next_rotation_at",
+        "expires_at": "expires_at",
+        "state": "state",
+    },
+    default_ordering="name",
+    filters=(
+        text(
+            "search",
+            ("name__icontains", "external_key_id", "kms_key_id", "kms_key_arn"),
+            "Part of the name; or the whole external key id, KMS key id or ARN.",
+        ),
+        choice("state", "state", CloudKey.State.values, "Our state."),
+        choice(
+            "pointer_state", "pointer_state", CloudKey.PointerState.values, "State of the KMS key pointer."
+        ),
+        choice("kind", "kind", CloudKey.Kind.values, "CloudKeys (USER, when left out) or health-check keys."),
+        flag("blocked", "blocked", "Whether it is blocked."),
+        text("region", ("region",), "Region."),
+        identifier("key_set", "key_set_id", "Key set."),
+        identifier("csp_account", "csp_account_id", "CSP account."),
+        identifier("store", "store_id", "External key store."),
+        moment("rotates_before", "next_rotation_at__lt", "Next rotation before."),
+        moment("expires_before", "expires_at__lt", "Expiry before."),
+        Filter(
+            "rotation_overdue", "Enabled, and its rotation is due.", parse_flag, _overdue, {"type": "boolean"}
+        ),
+        present("retired", "retired_at", "Whether it was retired to decrypt-only."),
+    ),
+)
+KEY: dict[str, Any] = {
+    "id": IDS["key"],
+    "vault": VAULT,
+    "key_set": {"id": IDS["key_set"], "name": "pay-hyok"},
+    "csp_account": {"id": IDS["account"], "name": "aws-prod"},
+    "is_simulated": False,
+    "store": IDS["store"],
+    "link": IDS["link"],
+    "kind": "USER",
+    "name": "payments-prod",
+    "alias": "alias/payments-prod",
+    "description": "",
+    "region": "eu-west-1",
+    "external_key_id": "6f0c2a1e-3b4d-4c5e-8f60-71829304a506",
+    "origin": "generated",
+    "state": "ENABLED",
+    "state_reason": "",
+    "blocked": False,
+    "permitted_uses": ["ENCRYPT", "DECRYPT"],
+    "exportable": False,
+    "deletable": True,
+    "current_version": 1,
+    "administrators": [ADA],
+    "users": [APP],
+    "tags": {"team": "payments"},
+    "pointer_state": "LINKED",
+    "kms_key_id": "12ab34cd-56ef-4abc-8def-1234567890ab",
+    "kms_key_arn": "arn:aws:kms:eu-west-1:111122223333:key/12ab34cd-56ef-4abc-8def-1234567890ab",
+    "cloud_state": {"state": "Enabled"},
+    "cloud_state_at": NOW,
+    "rotation_schedule": EVERY,
+    "schedule_inherited": True,
+    "rotated_at": NOW,
+    "next_rotation_at": "2027-02-20T02:00:00Z",
+    "expiration": {"kind": "never"},
+    "expiration_inherited": True,
+    "expires_at": None,
+    "expired_at": None,
+    "retired_at": None,
+    "delete_after": None,
+    "destroyed_at": None,
+    "revision": 1,
+    "created_at": NOW,
+    "updated_at": NOW,
+}
+VERSION: dict[str, Any] = {
+    "number": 1,
+    "current": True,
+    "protection": "software",
+    "created_at": NOW,
+    "activated_at": NOW,
+    "destroyed_at": None,
+}
+CREATE_STEP: dict[str, Any] = {
+    "region": "eu-west-1",
+    "origin": "EXTERNAL_KEY_STORE",
+    "custom_key_store_id": "cks-1234567890abcdef0",
+    "xks_key_id": KEY["external_key_id"],
+    "alias": "alias/payments-prod",
+    "command": "aws kms create-key --region eu-west-1 --origin EXTERNAL_KEY_STORE"
+    " --custom-key-store-id cks-1234567890abcdef0"
+    " --xks-key-id 6f0c2a1e-3b4d-4c5e-8f60-71829304a506",
+    "alias_command": "aws kms create-alias --region eu-west-1 --alias-name alias/payments-prod"
+    " --target-key-id <key id from create-key>",
+}

@@ -1,0 +1,670 @@
+"""/api/v1/xks-key-stores, their credentials, and the AWS key store of each region."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from rest_framework import serializers
+from rest_framework.response import Response
+
+from cloudkeys.api.shapes import (
+    CONFIRMATION,
+    IDS,
+    NOW,
+    OPERATION,
+    VAULT,
+    BegunSerializer,
+    OperationSerializer,
+    ReasonSerializer,
+    begun,
+    confirm,
+    operation_data,
+    read_operation,
+)  # fmt: skip
+from cloudkeys.models import AwsStoreLink, XksCredential, XksKeyStore
+from cloudkeys.naming import XKS_API_PATH
+from cloudkeys.services import stores
+from vault.api.endpoints import ApiView, created, detail, done_or_begun, operation, page
+from vault.api.idempotency import Made, Replay
+from vault.api.listing import Listing, choice, flag, identifier, text, vault_of
+from vault.api.serializers import (
+    ConfirmationSerializer,
+    CreatedMixin,
+    JsonObject,
+    PlainText,
+    ReferenceSerializer,
+    StrictBoolean,
+    StrictInteger,
+    StrictSerializer,
+    confirmation_data,
+)  # fmt: skip
+from vault.permissions import Permission
+
+TAG = "External key stores"
+
+
+class LinkInput(StrictSerializer):
+    """An AWS key store in one region."""
+
+    region = PlainText(max_length=32)
+    linked = StrictBoolean(
+        default=True, help_text="True: Keystead makes and connects it. False: you do, in the AWS console."
+    )
+    name = PlainText(
+        max_length=256,
+        required=False,
+        allow_blank=True,
+        help_text="In AWS; the key set's name when left out.",
+    )
+    endpoint = PlainText(max_length=128, required=False, allow_blank=True, help_text="https://host; no port.")
+    connectivity = serializers.ChoiceField(choices=AwsStoreLink.Connectivity.choices, required=False)
+    vpc_endpoint_service_name = PlainText(max_length=64, required=False, allow_blank=True)
+
+
+class NewLinkInput(LinkInput):
+    """An AWS key store for one more region of a store."""
+
+    store = serializers.UUIDField()
+
+
+class LinkChanges(StrictSerializer):
+    """What may change of an AWS key store."""
+
+    name = PlainText(max_length=256, required=False)
+    endpoint = PlainText(max_length=128, required=False)
+    connectivity = serializers.ChoiceField(choices=AwsStoreLink.Connectivity.choices, required=False)
+    vpc_endpoint_service_name = PlainText(max_length=64, required=False, allow_blank=True)
+    custom_key_store_id = PlainText(
+        max_length=64, required=False, allow_blank=True, help_text="Of an unlinked one."
+    )
+
+
+class LinkSerializer(serializers.ModelSerializer[AwsStoreLink]):
+    """The AWS side of a store in one region: our `state`, and beside it what AWS last said (`cloud_state`)."""
+
+    vault = ReferenceSerializer()
+    cloud_state = JsonObject()
+
+    class Meta:
+        model = AwsStoreLink
+        fields = (
+            "id", "vault", "store", "region", "name", "custom_key_store_id", "linked", "endpoint", "connectivity",
+            "vpc_endpoint_service_name", "state", "connection_error_code", "cloud_state", "cloud_state_at", "revision",
+            "created_at", "updated_at",
+        )  # fmt: skip
+
+
+class LinkAndOperation(serializers.Serializer[Any]):
+    """An AWS key store and the Operation at work on it, null when nothing is left to do."""
+
+    link = LinkSerializer()
+    operation = OperationSerializer(allow_null=True)
+
+
+class LinkCreated(CreatedMixin, LinkAndOperation):
+    """A new AWS key store."""
+
+
+class LinkDeleted(serializers.Serializer[Any]):
+    """The Operation that deletes it in AWS; null when it was only noted here, and is forgotten."""
+
+    operation = OperationSerializer(allow_null=True)
+
+
+class AdoptStoreInput(StrictSerializer):
+    """What to link."""
+
+    custom_key_store_id = PlainText(
+        max_length=64,
+        required=False,
+        allow_blank=True,
+        help_text="Adopt this one (cks-...). Left out: make one.",
+    )
+
+
+class CredentialSerializer(serializers.ModelSerializer[XksCredential]):
+    """A SigV4 credential that AWS signs with; its secret is shown once, when it is made."""
+
+    class Meta:
+        model = XksCredential
+        fields = ("id", "store", "access_key_id", "state", "created_at", "retired_at")
+
+
+class ProxyCredentialSerializer(serializers.Serializer[Any]):
+    """As AWS spells it."""
+
+    AccessKeyId = serializers.CharField()
+    RawSecretAccessKey = serializers.CharField()
+
+
+class ConsoleFileSerializer(serializers.Serializer[Any]):
+    """The JSON file that the AWS console takes ("Upload configuration file")."""
+
+    XksProxyUriPath = serializers.CharField()
+    XksProxyAuthenticationCredential = ProxyCredentialSerializer()
+
+
+class NewCredentialSerializer(CredentialSerializer):
+    """A new credential: secret and file are shown in this answer and in no other; null on a repeat."""
+
+    secret_access_key = serializers.CharField(allow_null=True)
+    console_file = ConsoleFileSerializer(allow_null=True)
+
+    class Meta(CredentialSerializer.Meta):
+        fields = (*CredentialSerializer.Meta.fields, "secret_access_key", "console_file")  # type: ignore[assignment]
+
+
+class CredentialCreated(CreatedMixin, NewCredentialSerializer):
+    """A new credential."""
+
+    class Meta(NewCredentialSerializer.Meta):
+        fields = (*NewCredentialSerializer.Meta.fields, "idempotency_replayed")  # type: ignore[assignment]
+
+
+class StoreSerializer(serializers.ModelSerializer[XksKeyStore]):
+    """The proxy face of a key set."""
+
+    vault = ReferenceSerializer()
+    key_set = ReferenceSerializer()
+    xks_proxy_uri_path = serializers.SerializerMethodField(
+        help_text="What AWS is told: prefix and /kms/xks/v1."
+    )
+    credentials = CredentialSerializer(many=True)
+    links = LinkSerializer(many=True)
+    allowed_regions = serializers.ListField(child=serializers.CharField())
+
+    class Meta:
+        model = XksKeyStore
+        fields = (
+            "id", "vault", "key_set", "path_prefix", "xks_proxy_uri_path", "blocked",
+            "blocked_reason", "max_staleness_s",
+            "allowed_regions", "credentials", "links", "revision", "created_at", "updated_at",
+        )  # fmt: skip
+
+    def get_xks_proxy_uri_path(self, row: XksKeyStore) -> str:
+        """See the field."""
+        return row.path_prefix + XKS_API_PATH
+
+
+class StoreChanges(StrictSerializer):
+    """What may change; the path prefix is what AWS knows the store by, and stays."""
+
+    max_staleness_s = StrictInteger(
+        min_value=1,
+        max_value=86400,
+        required=False,
+        allow_null=True,
+        help_text="Null: the installation's default.",
+    )
+    allowed_regions = serializers.ListField(
+        child=PlainText(max_length=32),
+        max_length=50,
+        required=False,
+        help_text="Signing regions accepted; empty: any.",
+    )
+
+
+class StoreAndConfirmation(serializers.Serializer[Any]):
+    """A store, and how far the data plane has confirmed the change."""
+
+    store = StoreSerializer()
+    confirmation = ConfirmationSerializer(allow_null=True)
+
+
+class CredentialAndConfirmation(serializers.Serializer[Any]):
+    """A credential, and how far the data plane has confirmed the change."""
+
+    credential = CredentialSerializer()
+    confirmation = ConfirmationSerializer(allow_null=True)
+
+
+class RetireInput(ReasonSerializer):
+    """How to retire a credential."""
+
+    even_the_last = StrictBoolean(
+        default=False,
+        help_text="Retire the store's last live credential too: AWS can then use none of its keys.",
+    )
+
+
+CREDENTIAL: dict[str, Any] = {
+    "id": IDS["credential"],
+    "store": IDS["store"],
+    "access_key_id": "MFRGGZDFMZTWQ2LKNNWG23TPOB",
+    "state": "ACTIVE",
+    "created_at": NOW,
+    "retired_at": None,
+}
+_SECRET = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA="
+CREDENTIAL_ONCE: dict[str, Any] = {
+    **CREDENTIAL,
+    "secret_access_key": _SECRET,
+    "console_file": {
+        "XksProxyUriPath": "/9f86d081884c/kms/xks/v1",
+        "XksProxyAuthenticationCredential": {
+            "AccessKeyId": CREDENTIAL["access_key_id"],
+            "RawSecretAccessKey": _SECRET,
+        },
+    },
+}
+LINK: dict[str, Any] = {
+    "id": IDS["link"],
+    "vault": VAULT,
+    "store": IDS["store"],
+    "region": "eu-west-1",
+    "name": "pay-hyok",
+    "custom_key_store_id": "cks-1234567890abcdef0",
+    "linked": True,
+    "endpoint": "https://xks.example.com",
+    "connectivity": "PUBLIC_ENDPOINT",
+    "vpc_endpoint_service_name": "",
+    "state": "CONNECTED",
+    "connection_error_code": "",
+    "cloud_state": {"state": "CONNECTED"},
+    "cloud_state_at": NOW,
+    "revision": 1,
+    "created_at": NOW,
+    "updated_at": NOW,
+}
+STORE: dict[str, Any] = {
+    "id": IDS["store"],
+    "vault": VAULT,
+    "key_set": {"id": IDS["key_set"], "name": "pay-hyok"},
+    "path_prefix": "/9f86d081884c",
+    "xks_proxy_uri_path": "/9f86d081884c/kms/xks/v1",
+    "blocked": False,
+    "blocked_reason": "",
+    "max_staleness_s": None,
+    "allowed_regions": [],
+    "credentials": [CREDENTIAL],
+    "links": [LINK],
+    "revision": 1,
+    "created_at": NOW,
+    "updated_at": NOW,
+}
+STORES = Listing(
+    orderings={"created_at": "created_at", "key_set": "key_set__name"},
+    default_ordering="created_at",
+    filters=(
+        text("search", ("key_set__name__icontains", "path_prefix__icontains"), "Part of key set or path."),
+        identifier("key_set", "key_set_id", "Key set."),
+        flag("blocked", "blocked", "Whether it is blocked."),
+    ),
+)
+LINKS = Listing(
+    orderings={"region": "region", "name": "name", "created_at": "created_at"},
+    default_ordering="region",
+    filters=(
+        identifier("store", "store_id", "External key store."),
+        choice("state", "state", AwsStoreLink.State.values, "Our state."),
+        text("region", ("region",), "Region."),
+        flag("linked", "linked", "Whether Keystead drives it."),
+    ),
+)
+_ON_STORE = "Blocking acts in the data plane only and at once; AWS is not told."
+
+
+def _stores(request: Any) -> Any:
+    rows = request.actor.visible(XksKeyStore).select_related("vault", "key_set")
+    return rows.prefetch_related("credentials", "links", "links__vault")
+
+
+def _links(request: Any) -> Any:
+    return request.actor.visible(AwsStoreLink).select_related("vault")
+
+
+def new_credential_data(made: stores.NewCredential | None) -> dict[str, Any] | None:
+    """NewCredentialSerializer's data, with the secret; None for None."""
+    if made is None:
+        return None
+    return {
+        **CredentialSerializer(made.credential).data,
+        "secret_access_key": made.secret.reveal_text(),
+        "console_file": made.console_file(),
+    }
+
+
+def _read_credential(request: Any, made: Made) -> dict[str, Any]:
+    row = request.actor.fetch(XksCredential, made.target_id, Permission.XKS_STORES_VIEW)
+    return {**CredentialSerializer(row).data, "secret_access_key": None, "console_file": None}
+
+
+def _read_link(request: Any, made: Made) -> dict[str, Any]:
+    row = request.actor.fetch(AwsStoreLink, made.target_id, Permission.XKS_STORES_VIEW)
+    return {"link": LinkSerializer(row).data, "operation": read_operation(request, made.operation_id)}
+
+
+class StoreList(ApiView):
+    """xks-key-stores"""
+
+    @operation(
+        "xks_key_stores_list",
+        summary="List external key stores",
+        description="The proxy faces of the vault's key sets, with credentials and AWS key stores. One is "
+        "made with its key set.",
+        tag=TAG,
+        response=StoreSerializer,
+        example=STORE,
+        listing=STORES,
+    )
+    def get(self, request: Any) -> Response:
+        """GET"""
+        vault = vault_of(request, Permission.XKS_STORES_VIEW)
+        return page(request, _stores(request).filter(vault=vault), STORES, StoreSerializer)
+
+
+class StoreDetail(ApiView):
+    """xks-key-stores/{id}"""
+
+    @operation(
+        "xks_key_stores_show",
+        summary="Show an external key store",
+        description="One proxy face.",
+        tag=TAG,
+        response=StoreSerializer,
+        example=STORE,
+        errors=(404,),
+        etag=True,
+    )
+    def get(self, request: Any, store_id: UUID) -> Response:
+        """GET"""
+        row = request.actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_VIEW)
+        return detail(row, StoreSerializer(row).data)
+
+    @operation(
+        "xks_key_stores_update",
+        summary="Change an external key store",
+        description="Its staleness bound, and the signing regions that it accepts.",
+        tag=TAG,
+        request=StoreChanges,
+        request_example={"max_staleness_s": 30},
+        response=StoreSerializer,
+        example={**STORE, "max_staleness_s": 30, "revision": 2},
+        if_match="required",
+        etag=True,
+    )
+    def patch(self, request: Any, store_id: UUID) -> Response:
+        """PATCH"""
+        row = stores.update_xks_store(
+            request.actor, store_id, request.data_in, expected_revision=request.expected
+        )
+        return detail(row, StoreSerializer(row).data)
+
+
+class StoreBlock(ApiView):
+    """xks-key-stores/{id}/block"""
+
+    @operation(
+        "xks_key_stores_block",
+        summary="Block an external key store",
+        description="Refuse every call for it, health too, on every node. " + _ON_STORE,
+        tag=TAG,
+        request=ReasonSerializer,
+        request_example={"reason": "Incident 7"},
+        response=StoreAndConfirmation,
+        example={
+            "store": {**STORE, "blocked": True, "blocked_reason": "Incident 7"},
+            "confirmation": CONFIRMATION,
+        },
+        errors=(404,),
+    )
+    def post(self, request: Any, store_id: UUID) -> Response:
+        """POST"""
+        row, generation = stores.block_xks_store(request.actor, store_id, **request.data_in)
+        return Response(
+            {"store": StoreSerializer(row).data, "confirmation": confirmation_data(confirm(generation))}
+        )
+
+
+class StoreUnblock(ApiView):
+    """xks-key-stores/{id}/unblock"""
+
+    @operation(
+        "xks_key_stores_unblock",
+        summary="Unblock an external key store",
+        description="Serve it again. May need another person's consent.",
+        tag=TAG,
+        request=ReasonSerializer,
+        request_example={"reason": "Incident 7 is over"},
+        response=StoreAndConfirmation,
+        example={"store": STORE, "confirmation": CONFIRMATION},
+        errors=(404,),
+    )
+    def post(self, request: Any, store_id: UUID) -> Response:
+        """POST"""
+        row, generation = stores.unblock_xks_store(request.actor, store_id, **request.data_in)
+        return Response(
+            {"store": StoreSerializer(row).data, "confirmation": confirmation_data(confirm(generation))}
+        )
+
+
+class StoreCredentials(ApiView):
+    """xks-key-stores/{id}/credentials"""
+
+    @operation(
+        "xks_credentials_create",
+        summary="Make a further credential",
+        description="The others stay valid. Secret and the AWS console's file (`console_file`) are in this "
+        "answer and in no "
+        "later one: store them now.",
+        tag=TAG,
+        response=CredentialCreated,
+        status=201,
+        example={**CREDENTIAL_ONCE, "idempotency_replayed": False},
+        errors=(404,),
+        replay=Replay(XksCredential, _read_credential),
+    )
+    def post(self, request: Any, store_id: UUID) -> Response:
+        """POST"""
+        made = stores.create_xks_credential(request.actor, store_id)
+        data = new_credential_data(made) or {}
+        return created(made.credential, data, location=f"/api/v1/xks-key-stores/{store_id}")
+
+
+class CredentialRetire(ApiView):
+    """xks-credentials/{id}/retire"""
+
+    @operation(
+        "xks_credentials_retire",
+        summary="Retire a credential",
+        description="The data plane refuses it at once, and its secret is erased. The store's last live one only with "
+        "`even_the_last`.",
+        tag=TAG,
+        request=RetireInput,
+        request_example={"reason": "Rotated"},
+        response=CredentialAndConfirmation,
+        example={
+            "credential": {**CREDENTIAL, "state": "RETIRED", "retired_at": NOW},
+            "confirmation": CONFIRMATION,
+        },
+        errors=(404, 409),
+    )
+    def post(self, request: Any, credential_id: UUID) -> Response:
+        """POST"""
+        row, generation = stores.retire_xks_credential(
+            request.actor, credential_id, even_the_last=request.data_in["even_the_last"]
+        )
+        confirmation = confirmation_data(confirm(generation))
+        return Response({"credential": CredentialSerializer(row).data, "confirmation": confirmation})
+
+
+class LinkList(ApiView):
+    """aws-store-links"""
+
+    @operation(
+        "aws_store_links_list",
+        summary="List AWS key stores",
+        description="The AWS side of the vault's external key stores, one a region.",
+        tag=TAG,
+        response=LinkSerializer,
+        example=LINK,
+        listing=LINKS,
+    )
+    def get(self, request: Any) -> Response:
+        """GET"""
+        vault = vault_of(request, Permission.XKS_STORES_VIEW)
+        return page(request, _links(request).filter(vault=vault), LINKS, LinkSerializer)
+
+    @operation(
+        "aws_store_links_create",
+        summary="Add an AWS key store for a region",
+        description="Linked: Keystead checks the endpoint itself, makes the custom key store and connects "
+        "it; when that fails, "
+        "nothing is left behind. Unlinked: only noted here.",
+        tag=TAG,
+        request=NewLinkInput,
+        request_example={"store": IDS["store"], "region": "eu-central-1"},
+        response=LinkCreated,
+        status=201,
+        example={"link": {**LINK, "state": "PENDING"}, "operation": None, "idempotency_replayed": False},
+        errors=(404,),
+        replay=Replay(AwsStoreLink, _read_link),
+        may_take_long=True,
+    )
+    def post(self, request: Any) -> Response:
+        """POST"""
+        values = request.data_in
+        added = stores.create_store_link(request.actor, values.pop("store"), stores.LinkRequest(**values))
+        return _link_answer(added, {"idempotency_replayed": False}, status=201)
+
+
+class LinkDetail(ApiView):
+    """aws-store-links/{id}"""
+
+    @operation(
+        "aws_store_links_show",
+        summary="Show an AWS key store",
+        description="One region of an external key store.",
+        tag=TAG,
+        response=LinkSerializer,
+        example=LINK,
+        errors=(404,),
+        etag=True,
+    )
+    def get(self, request: Any, link_id: UUID) -> Response:
+        """GET"""
+        row = request.actor.fetch(AwsStoreLink, link_id, Permission.XKS_STORES_VIEW)
+        return detail(row, LinkSerializer(row).data)
+
+    @operation(
+        "aws_store_links_update",
+        summary="Change an AWS key store",
+        description="A linked one is brought in line in AWS by an Operation; AWS takes a new endpoint or "
+        "connectivity only while "
+        "it is disconnected.",
+        tag=TAG,
+        request=LinkChanges,
+        request_example={"name": "pay-hyok-2"},
+        response=LinkAndOperation,
+        example={"link": {**LINK, "name": "pay-hyok-2", "revision": 2}, "operation": None},
+        errors=(409,),
+        if_match="required",
+        may_take_long=True,
+    )
+    def patch(self, request: Any, link_id: UUID) -> Response:
+        """PATCH"""
+        changed = stores.update_store_link(
+            request.actor, link_id, request.data_in, expected_revision=request.expected
+        )
+        return _link_answer(changed)
+
+    @operation(
+        "aws_store_links_delete",
+        summary="Delete an AWS key store",
+        description="Disconnects and deletes it in AWS (202), or forgets an unlinked one (200). It must "
+        "have no KMS keys left.",
+        tag=TAG,
+        response=LinkDeleted,
+        example={"operation": {**OPERATION, "kind": "store_link.delete"}},
+        errors=(404, 409),
+        may_take_long=True,
+    )
+    def delete(self, request: Any, link_id: UUID) -> Response:
+        """DELETE"""
+        work = stores.delete_store_link(request.actor, link_id)
+        return done_or_begun({"operation": operation_data(work)}, work.pk if work else None)
+
+
+def _link_answer(added: stores.LinkAdded, more: dict[str, Any] | None = None, status: int = 200) -> Response:
+    data = {
+        "link": LinkSerializer(added.link).data,
+        "operation": operation_data(added.operation),
+        **(more or {}),
+    }
+    work = added.operation
+    return done_or_begun(data, work.pk if work is not None else None, row=added.link, status=status)
+
+
+class LinkLink(ApiView):
+    """aws-store-links/{id}/link"""
+
+    @operation(
+        "aws_store_links_link",
+        summary="Link an unlinked store",
+        description="Adopt the given custom key store, once AWS confirms type, path and endpoint; or make one.",
+        tag=TAG,
+        request=AdoptStoreInput,
+        request_example={"custom_key_store_id": "cks-1234567890abcdef0"},
+        response=LinkAndOperation,
+        status=202,
+        example={"link": LINK, "operation": {**OPERATION, "kind": "store_link.link"}},
+        errors=(404, 409),
+    )
+    def post(self, request: Any, link_id: UUID) -> Response:
+        """POST"""
+        return _link_answer(stores.link_store(request.actor, link_id, **request.data_in))
+
+
+class LinkConnect(ApiView):
+    """aws-store-links/{id}/connect"""
+
+    @operation(
+        "aws_store_links_connect",
+        summary="Connect an AWS key store",
+        description="The Operation ends with CONNECTED, or with AWS's connection error code, its cause and cure.",
+        tag=TAG,
+        response=BegunSerializer,
+        status=202,
+        example={"operation": {**OPERATION, "kind": "store_link.connect"}},
+        errors=(404, 409),
+    )
+    def post(self, request: Any, link_id: UUID) -> Response:
+        """POST"""
+        return begun(stores.connect_store(request.actor, link_id))
+
+
+class LinkDisconnect(ApiView):
+    """aws-store-links/{id}/disconnect"""
+
+    @operation(
+        "aws_store_links_disconnect",
+        summary="Disconnect an AWS key store",
+        description="Its KMS keys become Unavailable in AWS until it is connected again.",
+        tag=TAG,
+        response=BegunSerializer,
+        status=202,
+        example={"operation": {**OPERATION, "kind": "store_link.disconnect"}},
+        errors=(404, 409),
+    )
+    def post(self, request: Any, link_id: UUID) -> Response:
+        """POST"""
+        return begun(stores.disconnect_store(request.actor, link_id))
+
+
+class LinkRefresh(ApiView):
+    """aws-store-links/{id}/refresh"""
+
+    @operation(
+        "aws_store_links_refresh",
+        summary="Ask AWS about a key store",
+        description="Reads what AWS says into `cloud_state`.",
+        tag=TAG,
+        response=BegunSerializer,
+        status=202,
+        example={"operation": {**OPERATION, "kind": "store_link.refresh"}},
+        errors=(404, 409),
+    )
+    def post(self, request: Any, link_id: UUID) -> Response:
+        """POST"""
+        return begun(stores.refresh_store(request.actor, link_id))

@@ -1,0 +1,175 @@
+"""Many CloudKeys at once: what may be asked, and rows from a file checked before anything is made."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+
+from cloudkeys.models import KeySet, Operation
+from cloudkeys.operations import start_operation
+from cloudkeys.services.cloud_keys import create_cloud_key
+from vault.actions import Action
+from vault.actors import Actor
+from vault.changes import change
+from vault.errors import DomainError, ValidationFailed
+from vault.models import Vault
+from vault.permissions import Permission
+
+ACTIONS = (
+    "disable", "enable", "block", "unblock", "rotate", "retire", "refresh", "update",
+    "schedule_deletion", "cancel_deletion",
+)  # fmt: skip
+MAX_ITEMS = 5000
+COLUMNS = ("name", "region", "description", "external_key_id", "administrators", "users")
+_LISTS = ("administrators", "users")
+
+
+@dataclass(frozen=True)
+class RowOutcome:
+    """What a row of the file would do: make a key (`ok`), or what is wrong with it."""
+
+    row: int
+    name: str
+    ok: bool
+    field: str = ""
+    message: str = ""
+    cure: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """For the answer."""
+        return asdict(self)
+
+
+@dataclass
+class CheckedRows:
+    """The rows of a file, and what each would do."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: list[RowOutcome] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row is good."""
+        return all(outcome.ok for outcome in self.outcomes)
+
+
+class _Undo(Exception):
+    """Ends a trial; nothing of it stays."""
+
+
+def start_bulk(
+    actor: Actor, vault: Vault, action: str, ids: Sequence[UUID], params: dict[str, Any]
+) -> Operation:
+    """Begin an act on many keys of a vault. Each is authorised when its turn comes, as the one who asked."""
+    actor.require(Permission.CLOUD_KEYS_VIEW, vault)
+    if action not in ACTIONS:
+        raise ValidationFailed(
+            "This action is unknown.", field="action", cure=f"Give one of {', '.join(ACTIONS)}."
+        )
+    if ("changes" in params) != (action == "update"):
+        raise ValidationFailed(
+            "`changes` goes with the action update, and only with it.", field="changes", cure="See above."
+        )
+    unique = [str(each) for each in dict.fromkeys(ids)]
+    with change(actor) as tx:
+        operation = start_operation(
+            actor, "cloud_keys.bulk", vault, input={"action": action, "ids": unique, "params": params}
+        )
+        tx.audit(
+            Action.CLOUD_KEYS_BULK,
+            vault,
+            detail={"action": action, "keys": len(unique), "operation": str(operation.pk)},
+        )
+    return operation
+
+
+def check_csv(actor: Actor, key_set_id: UUID, text: str, row_serializer: Any) -> CheckedRows:
+    """Read the rows and try each for real in a transaction that is undone; rows may also clash with one another.
+
+    Raises ValidationFailed when the file as a whole is wrong (header, number of rows).
+    """
+    actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE)
+    checked = CheckedRows()
+    parsed = _parse(text)
+    try:
+        with change(actor):
+            for number, values in enumerate(parsed, start=1):
+                checked.outcomes.append(_try_row(actor, key_set_id, number, values, row_serializer))
+                checked.rows.append({**values, "key_set": str(key_set_id)})
+            raise _Undo
+    except _Undo:
+        return checked
+
+
+def start_csv(actor: Actor, key_set_id: UUID, checked: CheckedRows) -> Operation:
+    """Begin to make the keys of checked rows."""
+    with change(actor) as tx:
+        key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE, lock=True)
+        operation = start_operation(actor, "cloud_keys.csv_create", key_set, input={"rows": checked.rows})
+        tx.audit(Action.CLOUD_KEYS_BULK, key_set, detail={"action": "create", "keys": len(checked.rows)})
+    return operation
+
+
+def _parse(text: str) -> list[dict[str, Any]]:
+    try:
+        reader = csv.DictReader(io.StringIO(text.removeprefix("\ufeff")), strict=True)
+        header = [name.strip() for name in reader.fieldnames or []]
+        unknown = [name for name in header if name not in COLUMNS]
+        if unknown or not {"name", "region"} <= set(header) or len(set(header)) != len(header):
+            raise ValidationFailed(
+                "The header line must name the columns name and region, and may name "
+                + ", ".join(COLUMNS[2:])
+                + (f"; {unknown[0][:40]!r} is none of them." if unknown else "."),
+                field="csv",
+                cure="Correct the first line; columns are separated by commas.",
+            )
+        reader.fieldnames = header
+        rows = [_row(values, number) for number, values in enumerate(reader, start=1)]
+    except csv.Error as error:
+        raise ValidationFailed(
+            f"This is no CSV: {error}.", field="csv", cure="Export it again as CSV (RFC 4180)."
+        ) from None
+    if not rows or len(rows) > MAX_ITEMS:
+        raise ValidationFailed(
+            f"A file has 1 to {MAX_ITEMS} rows.", field="csv", cure="Add rows, or split the file."
+        )
+    return rows
+
+
+def _row(values: dict[str | None, Any], number: int) -> dict[str, Any]:
+    if None in values or None in values.values():
+        raise ValidationFailed(
+            f"Row {number} has not as many columns as the header.",
+            field="csv",
+            cure="Quote texts that hold commas.",
+        )
+    row: dict[str, Any] = {
+        str(name): str(value).strip() for name, value in values.items() if str(value).strip()
+    }
+    for name in _LISTS:
+        if name in row:
+            row[name] = row[name].split()
+    return row
+
+
+def _try_row(
+    actor: Actor, key_set_id: UUID, number: int, values: dict[str, Any], row_serializer: Any
+) -> RowOutcome:
+    name = str(values.get("name", ""))[:250]
+    form = row_serializer(data=values)
+    if not form.is_valid():
+        where, problems = next(iter(form.errors.items()))
+        first = problems[0] if isinstance(problems, list) else next(iter(problems.values()))[0]
+        return RowOutcome(number, name, False, str(where), str(first), "Correct the row.")
+    try:
+        with transaction.atomic():
+            create_cloud_key(actor, key_set_id, **form.validated_data)
+    except DomainError as error:
+        return RowOutcome(number, name, False, error.field, error.message, error.cure)
+    return RowOutcome(number, name, True)
