@@ -219,7 +219,7 @@ def _set_encryption(sim: Simulator, name: str, default: DefaultEncryption | None
 def get_bucket_encryption(sim: Simulator, request: ApiRequest, route: Route) -> RawResponse:
     """GetBucketEncryption: SSE-S3 when nobody set another (S3's own default since 2023)."""
     default = s3_store.get_bucket(sim, route.bucket).encryption
-    rule = {
+    rule: dict[str, XmlValue] = {
         "ApplyServerSideEncryptionByDefault": {
             "SSEAlgorithm": default.algorithm,
             "KMSMasterKeyID": default.kms_key_id,
