@@ -105,12 +105,19 @@ def _expected_quotes(decoded: HealthBody | MetadataBody | EncryptBody | DecryptB
     A body with any other member has at least two more: so equality proves, for one scan of the
     bytes, that no name came twice.  KMS's own requests are such; others take the slow way.
     """
-    count = 2
-    for struct in (decoded, decoded.request_metadata):
-        for field in struct.__struct_fields__:
-            if isinstance(getattr(struct, field), str):
-                count += 4
-    return count
+    metadata = decoded.request_metadata
+    strings = 2  # kmsRequestId, kmsOperation
+    if isinstance(metadata, CallerMetadata):
+        strings += 1 + (metadata.aws_source_vpc is not None) + (metadata.aws_source_vpce is not None)
+    if isinstance(metadata, UseMetadata):
+        strings += 1 + (metadata.kms_via_service is not None)
+    if isinstance(decoded, EncryptBody):
+        strings += 2 + (decoded.additional_authenticated_data is not None)
+        strings += decoded.ciphertext_data_integrity_value_algorithm is not None
+    elif isinstance(decoded, DecryptBody):
+        strings += 4 + (decoded.additional_authenticated_data is not None)
+        strings += decoded.ciphertext_metadata is not None
+    return 2 + 4 * strings  # the name requestMetadata, and name and value of each string
 
 
 def _object(members: Sequence[tuple[str, Any]]) -> None:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from itertools import pairwise
 from typing import NamedTuple, Protocol
@@ -70,6 +71,7 @@ def parse_authorization(value: str) -> Authorization:
     return Authorization(*match.groups())
 
 
+@lru_cache(maxsize=8)  # all requests of one second carry the same few
 def parse_amz_date(value: str) -> float:
     """Return the instant (seconds since the epoch) of an x-amz-date such as 20260102T030405Z.
 

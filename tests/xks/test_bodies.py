@@ -5,10 +5,11 @@ from base64 import b64encode
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.xks import world
+from xks import bodies
 from xks.bodies import DecryptBody, EncryptBody, HealthBody, MetadataBody, base64_field, decode_body
 from xks.errors import ValidationException
 
@@ -187,7 +188,7 @@ def test_any_bytes_are_refused_cleanly(body: bytes) -> None:
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
+    max_leaves=4,
 )
 
 
@@ -266,3 +267,30 @@ def test_what_decodes_encodes_to_itself(text: str) -> None:
     except ValidationException:
         return
     assert b64encode(data).decode() == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (HealthBody, world.health_body()),
+        (MetadataBody, {"requestMetadata": {"kmsRequestId": "", "kmsOperation": "", "awsPrincipalArn": ""}}),
+        (EncryptBody, ENCRYPT),
+        (EncryptBody, world.encrypt_body(aad=b"a", ciphertextDataIntegrityValueAlgorithm="SHA_256")),
+        (DecryptBody, world.decrypt_body(world.FOREIGN_ANSWER)),
+        (DecryptBody, world.decrypt_body(world.FOREIGN_ANSWER, b"aad")),
+        (
+            EncryptBody,
+            world.encrypt_body(
+                requestMetadata={**world.REQUEST_METADATA, "awsSourceVpc": "v", "awsSourceVpce": "e"}
+            ),
+        ),
+    ],
+)
+def test_what_kms_sends_takes_the_fast_way(
+    kind: Any, body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(raw: bytes) -> None:
+        raise AssertionError("looked at twice")
+
+    monkeypatch.setattr(bodies, "_refuse_duplicates", slow)
+    assert decode_body(kind, world.dumped(body)).request_metadata is not None
