@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,14 @@ def proxy(tls_files: dict[str, Path]) -> Iterator[fake_proxy.FakeProxy]:
 
 
 @pytest.fixture
+def free_port() -> int:
+    """A port of 127.0.0.1 on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     """Settings of a simulator without any proxy to call."""
     return Settings(data_dir=tmp_path / "simulator")
@@ -119,9 +129,21 @@ def make_client(
     if credentials is None:
         administrator = server.sim.state.ensure_administrators((account,))[0]
         credentials = (administrator.access_key_id, administrator.secret_access_key)
-    session = boto3.session.Session(*credentials, region_name=region)
+    names = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
     settings = {"retries": {"max_attempts": 0}, "connect_timeout": 10, "read_timeout": 30, **config}
-    return session.client(service, endpoint_url=server.url, config=Config(**settings))
+    return _session().client(
+        service,
+        region_name=region,
+        endpoint_url=server.url,
+        config=Config(**settings),
+        **dict(zip(names, credentials, strict=False)),
+    )
+
+
+@cache
+def _session() -> boto3.session.Session:
+    """One session for all tests: it keeps the service models that take half a second to read."""
+    return boto3.session.Session()
 
 
 def make_store(kms: Any, **changes: Any) -> str:
