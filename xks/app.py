@@ -121,6 +121,11 @@ class App:
             self.engine.check_prefix(route, arrived)
             if scope.method != "POST":
                 raise MethodNotAllowed("the operations of this protocol are called by POST")
+        except XksError as error:
+            self.journal.count(error.name, _source(scope))
+            await self._refuse(scope, exchange, error)
+            return
+        try:
             body = await self._read_body(scope, exchange)
         except XksError as error:
             self.journal.count(error.name, _source(scope))
@@ -128,6 +133,19 @@ class App:
             return
         status, answer = self._answer(scope, route, body, arrived)
         exchange.response_bytes(status, _HEADERS.get(status, _JSON), answer)
+
+    async def _refuse(self, scope: Scope, exchange: Exchange, error: XksError) -> None:
+        """Answer with ``error``, which the body cannot change, once the body has come.
+
+        An answer to a half-sent request makes an HTTP/2 server reset the stream, and a client that
+        is still sending (curl, and with it AWS's test client) then drops the answer.
+        """
+        try:
+            await self._read_body(scope, exchange)
+        except XksError:
+            _refuse_unread(scope, exchange, error)
+        else:
+            exchange.response_bytes(error.status, _HEADERS.get(error.status, _JSON), error_body(error))
 
     async def _read_body(self, scope: Scope, exchange: Exchange) -> bytes:
         """Return the body, having read no more than there may be.
