@@ -62,6 +62,8 @@ def obtain(
     # KMS is asked outside the lock: it may take a while, and two keys of one bucket do no harm.
     fetched = fetch()
     with cache.lock:
+        for old in [old for old, (_, until) in cache.keys.items() if until <= now]:
+            del cache.keys[old]
         cache.keys[place] = (fetched, now + LIFETIME_S)
         # What this requester just made it may also read without a further call.
         cache.keys[(bucket, _requester(caller), fetched.blob)] = (fetched, now + LIFETIME_S)

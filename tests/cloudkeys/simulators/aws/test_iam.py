@@ -308,7 +308,6 @@ def test_everything_survives_a_restart(settings: Settings) -> None:
         assert len(hers.list_access_keys(UserName="Administrator")["AccessKeyMetadata"]) == 1
 
 
-@pytest.mark.slow
 def test_every_operation_answers_in_the_shape_of_the_model(server: RunningServer) -> None:
     iam = make_client(server, "iam")
     watch = Watch(iam)
