@@ -259,7 +259,7 @@ def main() -> None:
     telling = ("KEYSTEAD_", "AWS_", "PG", "DJANGO_")
     if any(name.startswith(telling) for name in os.environ.keys() - clean.keys()):
         # Deleting them would leave them readable in /proc/<pid>/environ.
-        os.execve(sys.executable, command(), clean)  # noqa: S606
+        os.execve(sys.executable, sys.orig_argv, clean)  # noqa: S606
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
         harden_process()

@@ -303,3 +303,15 @@ def test_memory_journal_keeps_a_bounded_amount() -> None:
     assert len(journal.records) <= 10
     assert len(journal.counts) <= 11
     assert sum(journal.counts.values()) == 100
+
+
+@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/nowhere", 404), ("GET", PATH, 405)])
+async def test_refusal_that_no_body_can_change_still_waits_for_the_body(
+    shell: Shell, method: str, path: str, status: int
+) -> None:
+    """Answering earlier resets an HTTP/2 stream, and the client loses the answer."""
+    answer = await shell.send(method, path, body=padded(2000), http_version="2", authority="a")
+    assert (answer.status, answer.read) == (status, 2000)
+    endless = await shell.send(method, path, body=[bytes(1024)] * 1000)
+    assert (endless.status, endless.read) == (status, MAX_BODY_BYTES + 1024)
+    assert endless.headers["connection"] == "close"
