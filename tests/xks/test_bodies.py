@@ -192,8 +192,10 @@ JSON_VALUES = st.recursive(
 )
 
 
+@settings(max_examples=40)
 @given(
-    st.dictionaries(st.text(), JSON_VALUES, max_size=5), st.dictionaries(st.text(), JSON_VALUES, max_size=5)
+    st.dictionaries(st.text(), JSON_VALUES, max_size=3),
+    st.dictionaries(st.text(), JSON_VALUES, max_size=3),
 )
 def test_any_unknown_fields_are_accepted(outer: dict[str, Any], inner: dict[str, Any]) -> None:
     body = {**outer, **ENCRYPT, "requestMetadata": {**inner, **world.REQUEST_METADATA}}
