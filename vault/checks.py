@@ -23,8 +23,8 @@ from django.core.checks import CheckMessage, Error, register
 
 from vault import env
 
-# The command that this process runs, said by vault.cli; None when not known. What a listening socket needs is asked only
-# of those that listen: a worker behind the same public URL has no use for the web's certificate.
+# The command that this process runs, said by vault.cli; None when not known. What a listening socket needs is asked
+# only of those that listen: a worker behind the same public URL has no use for the web's certificate.
 command: str | None = None
 _SERVE_WEB = (None, "serve", "web")
 

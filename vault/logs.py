@@ -76,6 +76,8 @@ def logging_config(log_format: str, level: str) -> dict[str, Any]:
             # The request log of vault.middleware says the same with an id and without the query string.
             "django.server": {"level": "ERROR"},
             "django.request": {"level": "ERROR"},
+            # One line for every sweep, every few seconds.
+            "celery.beat": {"level": "WARNING"},
             # Its info level repeats each task's arguments and return value.
             "celery.app.trace": {"level": "WARNING"},
             "celery.worker.strategy": {"level": "WARNING"},
