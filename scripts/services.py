@@ -61,8 +61,13 @@ def start(
     command: list[str], death_signal: signal.Signals, log: Path, stdin: bytes = b""
 ) -> subprocess.Popen[bytes]:
     """Start a server that dies with this process. Its output goes to `log`."""
-    guard = [sys.executable, "-I", "-S", str(CHILD), str(int(death_signal)), str(os.getpid())]
     user = other_user()
+    if user is None:
+        guard = [sys.executable, "-I", "-S", str(CHILD), str(int(death_signal)), str(os.getpid())]
+    else:
+        # The other user may not be allowed to run our Python; setpriv (util-linux) becomes the server directly.
+        guard = ["setpriv", "--reuid", user, "--regid", str(pwd.getpwnam(user).pw_gid), "--clear-groups"]
+        guard += ["--pdeathsig", death_signal.name.removeprefix("SIG")]
     with log.open("wb") as output:
         server = subprocess.Popen(
             [*guard, *command],
@@ -71,9 +76,6 @@ def start(
             stderr=subprocess.STDOUT,
             cwd=log.parent,
             process_group=0,
-            user=user,
-            group=pwd.getpwnam(user).pw_gid if user else None,
-            extra_groups=[] if user else None,
         )
     if server.stdin is not None:
         server.stdin.write(stdin)
