@@ -19,7 +19,6 @@ from cloudkeys.api.shapes import (
     VAULT,
     BegunSerializer,
     ScheduleField,
-    SecretField,
     begun,
     principal_data,
 )  # fmt: skip
@@ -28,7 +27,14 @@ from cloudkeys.services import accounts
 from vault.api.endpoints import ApiView, created, detail, operation, page
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import Listing, choice, identifier, text, vault_of
-from vault.api.serializers import CreatedMixin, JsonObject, PlainText, ReferenceSerializer, StrictSerializer
+from vault.api.serializers import (
+    CreatedMixin,
+    JsonObject,
+    PlainText,
+    ReferenceSerializer,
+    SecretField,
+    StrictSerializer,
+)
 from vault.permissions import Permission
 
 TAG = "CSP accounts"

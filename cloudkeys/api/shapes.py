@@ -20,7 +20,6 @@ from vault.api.serializers import (
 )
 from vault.api.vaults import ReasonSerializer
 from vault.generations import Confirmation, wait_for_generation
-from vault.secret import Secret
 
 IDS = {
     "vault": "7a4c4a52-3c1e-4a39-9d38-0d3f3f9c2b11",
@@ -84,19 +83,6 @@ class ScheduleField(JsonObject):
 @extend_schema_field(_EXPIRATION)
 class ExpirationField(JsonObject):
     """An expiration: never, on a date, after N days, or inherited; and what happens then."""
-
-
-class SecretField(serializers.CharField):
-    """Text that becomes a Secret at once and is never sent back."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(write_only=True, trim_whitespace=False, max_length=512, **kwargs)
-
-    def to_internal_value(self, data: Any) -> Any:
-        """A Secret, so that no traceback or log shows it."""
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return Secret(super().to_internal_value(data))
 
 
 class ConfirmedDeletionSerializer(ReasonSerializer):

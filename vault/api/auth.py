@@ -13,39 +13,28 @@ from vault.api.authentication import request_id, source_ip
 from vault.api.endpoints import ApiView, created, operation, page
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import Listing, choice, present
-from vault.api.serializers import CreatedMixin, PlainText, ReferenceField, ReferenceSerializer, StrictSerializer, reference
+from vault.api.serializers import (
+    CreatedMixin,
+    PlainText,
+    ReferenceField,
+    ReferenceSerializer,
+    StrictSerializer,
+    reference,
+)
 from vault.errors import NotFound
 from vault.models import ApiToken, Membership, Role, Vault
 from vault.permissions import APPLIANCE_PERMISSIONS, ROLE_PERMISSIONS
-from vault.secret import Secret
 from vault.services import sessions, tokens, users
 
 TAG = "Signing in"
 _VAULT_ID = "7a4c4a52-3c1e-4a39-9d38-0d3f3f9c2b11"
 
 
-class PasswordField(serializers.CharField):
-    """Any text but none; never trimmed, never sent back."""
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(write_only=True, trim_whitespace=False, max_length=256, style={"input_type": "password"}, **kwargs)
-
-    def to_internal_value(self, data: Any) -> Any:
-        """A Secret, so that no traceback or log shows it."""
-        if not isinstance(data, str):
-            self.fail("invalid")
-        return Secret(super().to_internal_value(data))
-
-    def run_validators(self, value: Any) -> None:
-        """Validators (length) look at text; their messages never hold it."""
-        super().run_validators(value.reveal_text())
-
-
 class SignInSerializer(StrictSerializer):
     """E-mail, password and, for accounts that have one, the code of a second factor."""
 
     email = PlainText(max_length=254)
-    password = PasswordField()
+    password = SecretField(max_length=256)
     code = PlainText(max_length=32, required=False, help_text="From an authenticator, or a recovery code.")
 
 
@@ -176,7 +165,7 @@ class SignOut(ApiView):
 class SetPasswordSerializer(StrictSerializer):
     """The present password (a one-time password counts) and the new one."""
 
-    current_password = PasswordField()
+    current_password = SecretField(max_length=256)
     new_password = PasswordField(help_text="At least 12 characters, not a common one.")
 
 

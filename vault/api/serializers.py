@@ -10,6 +10,7 @@ from rest_framework import serializers
 
 from vault.api.parsing import check_text
 from vault.generations import Confirmation
+from vault.secret import Secret
 
 
 class StrictSerializer(serializers.Serializer[Any]):
@@ -61,6 +62,24 @@ class PlainText(serializers.CharField):
         if any((ord(char) < 32 or ord(char) == 127) and char not in allowed for char in data):
             raise serializers.ValidationError("Control characters are not taken here.", code="invalid")
         return str(super().to_internal_value(data))
+
+
+class SecretField(serializers.CharField):
+    """Text that becomes a Secret at once, so that no traceback or log shows it; never trimmed, never sent back."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("max_length", 512)
+        super().__init__(write_only=True, trim_whitespace=False, style={"input_type": "password"}, **kwargs)
+
+    def to_internal_value(self, data: Any) -> Any:
+        """Refuse non-text (CharField would take numbers)."""
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return Secret(super().to_internal_value(data))
+
+    def run_validators(self, value: Any) -> None:
+        """Validators (length) look at text; their messages never hold it."""
+        super().run_validators(value.reveal_text())
 
 
 class StrictBoolean(serializers.BooleanField):
