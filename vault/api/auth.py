@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.middleware.csrf import get_token
 from rest_framework import serializers
@@ -119,7 +119,7 @@ class SignIn(ApiView):
     """POST auth/sign-in"""
 
     # Nobody is signed in yet. JSON only, so no page of another origin can send it (no CORS) and it needs no CSRF token.
-    authentication_classes: Any = []
+    authentication_classes: ClassVar = []
 
     @operation(
         "auth_sign_in",
@@ -166,7 +166,7 @@ class SetPasswordSerializer(StrictSerializer):
     """The present password (a one-time password counts) and the new one."""
 
     current_password = SecretField(max_length=256)
-    new_password = PasswordField(help_text="At least 12 characters, not a common one.")
+    new_password = SecretField(max_length=256, help_text="At least 12 characters, not a common one.")
 
 
 class Password(ApiView):
