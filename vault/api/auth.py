@@ -18,6 +18,7 @@ from vault.api.serializers import (
     PlainText,
     ReferenceField,
     ReferenceSerializer,
+    SecretField,
     StrictSerializer,
     reference,
 )
