@@ -8,9 +8,11 @@ from django.http import HttpRequest, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.urls import reverse
 
+from vault.services import sessions
+
 
 class PasswordGateMiddleware:
-    """Sends page requests of somebody who must change the password to the page that does so."""
+    """Sends page requests of somebody who must change the password to the page that does so; notes the session's use."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
         self.get_response = get_response
@@ -23,4 +25,6 @@ class PasswordGateMiddleware:
             page = reverse("account_change_password")
             if request.path_info not in (page, reverse("account_logout")):
                 return HttpResponseRedirect(page)
+        if request.user.is_authenticated:
+            sessions.note_use(request, request.META.get("REMOTE_ADDR") or None)
         return self.get_response(request)

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 
 from vault.actors import Actor
 from vault.errors import PasswordChangeRequired, SignInFailed
-from vault.services import tokens
+from vault.services import sessions, tokens
 
 
 def source_ip(request: HttpRequest | Request) -> str | None:
@@ -58,8 +58,9 @@ class SessionAuthentication(authentication.SessionAuthentication):
         found = super().authenticate(request)
         if found is None:
             return None
-        user = found[0]
-        return user, Actor(user=user, via="api", source_ip=source_ip(request), request_id=request_id(request))
+        user, address = found[0], source_ip(request)
+        sessions.note_use(request._request, address)
+        return user, Actor(user=user, via="api", source_ip=address, request_id=request_id(request))
 
 
 class OperationAccess(BasePermission):

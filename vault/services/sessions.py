@@ -9,6 +9,7 @@ from allauth.mfa.models import Authenticator
 from allauth.usersessions.models import UserSession
 from django.contrib.auth import BACKEND_SESSION_KEY, login, logout, update_session_auth_hash
 from django.contrib.auth.hashers import check_password, make_password
+from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -27,6 +28,7 @@ WINDOW_S = 300
 MAX_FAILURES_PAIR = 5
 MAX_FAILURES_ADDRESS = 30
 MAX_FAILURES_EMAIL = 100
+USE_NOTED_EVERY_S = 60
 BACKEND = "allauth.account.auth_backends.AuthenticationBackend"
 
 
@@ -114,6 +116,8 @@ def begin_session(request: HttpRequest, actor: Actor, user: User) -> None:
     """Begin the session of a person who has proved to be `user`; the session's key is new (no fixation)."""
     with change(Actor(user=user, via=actor.via, source_ip=actor.source_ip, request_id=actor.request_id)) as tx:
         login(request, user, backend=BACKEND)
+        # allauth lists sessions by rows of its own, which it writes only when its own pages sign in.
+        UserSession.objects.create_from_request(request)
         tx.audit(Action.SIGN_IN, user, target_name=user.email)
 
 
@@ -140,6 +144,15 @@ def change_password(request: HttpRequest, actor: Actor, current: Secret, new: Se
     update_session_auth_hash(request, user)
     UserSession.objects.create_from_request(request)
     return user
+
+
+def note_use(request: HttpRequest, source_ip: str | None) -> None:
+    """Remember when and from where the session of `request` was last used, at most once a minute."""
+    key = request.session.session_key
+    if key and cache.add(f"session-used:{key}", 1, timeout=USE_NOTED_EVERY_S):
+        UserSession.objects.filter(session_key=key).update(
+            last_seen_at=timezone.now(), **({"ip": source_ip} if source_ip else {})
+        )
 
 
 def my_sessions(actor: Actor) -> list[UserSession]:
