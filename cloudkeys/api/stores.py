@@ -369,7 +369,8 @@ class StoreDetail(ApiView):
     )
     def get(self, request: Any, store_id: UUID) -> Response:
         """GET"""
-        row = request.actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_VIEW)
+        request.actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_VIEW)
+        row = _stores(request).get(pk=store_id)
         return detail(row, StoreSerializer(row).data)
 
     @operation(
@@ -381,6 +382,7 @@ class StoreDetail(ApiView):
         request_example={"max_staleness_s": 30},
         response=StoreSerializer,
         example={**STORE, "max_staleness_s": 30, "revision": 2},
+        errors=(409,),
         if_match="required",
         etag=True,
     )
@@ -577,12 +579,13 @@ class LinkDetail(ApiView):
         tag=TAG,
         response=LinkDeleted,
         example={"operation": {**OPERATION, "kind": "store_link.delete"}},
-        errors=(404, 409),
+        errors=(409,),
+        if_match="required",
         may_take_long=True,
     )
     def delete(self, request: Any, link_id: UUID) -> Response:
         """DELETE"""
-        work = stores.delete_store_link(request.actor, link_id)
+        work = stores.delete_store_link(request.actor, link_id, expected_revision=request.expected)
         return done_or_begun({"operation": operation_data(work)}, work.pk if work else None)
 
 
@@ -593,7 +596,10 @@ def _link_answer(added: stores.LinkAdded, more: dict[str, Any] | None = None, st
         **(more or {}),
     }
     work = added.operation
-    return done_or_begun(data, work.pk if work is not None else None, row=added.link, status=status)
+    response = done_or_begun(data, work.pk if work is not None else None, row=added.link, status=status)
+    if work is None and status == 201:
+        response["Location"] = f"/api/v1/aws-store-links/{added.link.pk}"
+    return response
 
 
 class LinkLink(ApiView):

@@ -19,6 +19,9 @@ class ProviderError(DomainError):
     tired admin. provider_code: the cloud's own word. Never holds a secret, nor the cloud's text where it might.
     """
 
+    # Where an error table knows no finer word (vault/api/problems.py looks codes up by class).
+    code = "provider_error"
+
     def __init__(
         self, code: str, cause: str, cure: str = "", *, permanent: bool, provider_code: str = ""
     ) -> None:

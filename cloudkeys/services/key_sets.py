@@ -86,6 +86,9 @@ def create_key_set(
     )
     key_set.group = find_group(vault, group)
     key_set.csp_account = _find_account(vault, csp_account)
+    if key_set.csp_account is not None:
+        # A key set acts with the account's credential, so its group has a say, as in every other use of the account.
+        actor.require(Permission.KEY_SETS_MANAGE, key_set.csp_account)
     _check(key_set)
     _set_schedules(key_set, rotation_schedule or {"kind": "none"}, expiration or {"kind": "never"})
     if links and not use_as_external_key_store:
@@ -119,6 +122,7 @@ def use_as_external_key_store(
         check_revision(key_set, expected_revision)
         if XksKeyStore.objects.filter(key_set=key_set).exists():
             raise Conflict("This key set is used as external key store already.")
+        tx.audit(Action.KEY_SET_UPDATE, key_set, detail={"use_as_external_key_store": True})
         store, credential = _add_store(tx, key_set, path_prefix)
         save_revision(key_set)
     return KeySetCreated(key_set, store, credential)

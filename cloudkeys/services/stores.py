@@ -165,6 +165,7 @@ def update_xks_store(
     """Change `max_staleness_s` or `allowed_regions`. The path prefix is what AWS knows the store by, and stays."""
     with change(actor) as tx:
         store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_MANAGE, lock=True)
+        require_live_vault(store.vault)
         check_revision(store, expected_revision)
         before = snapshot(store, "max_staleness_s", "allowed_regions")
         for name, value in changes.items():
@@ -291,10 +292,13 @@ def refresh_store(actor: Actor, link_id: UUID) -> Operation:
     return _start(actor, link_id, "store_link.refresh", Action.STORE_LINK_REFRESH)
 
 
-def delete_store_link(actor: Actor, link_id: UUID) -> Operation | None:
+def delete_store_link(
+    actor: Actor, link_id: UUID, *, expected_revision: int | None = None
+) -> Operation | None:
     """Delete the AWS key store (disconnected and empty of KMS keys), or forget an unlinked one. Raises Conflict."""
     with change(actor) as tx:
         link = _locked_link(actor, link_id)
+        check_revision(link, expected_revision)
         pointers = (
             link.cloud_keys.filter(pointer_state__in=["PENDING", "LINKED", "FAILED"])
             .exclude(state="DESTROYED")

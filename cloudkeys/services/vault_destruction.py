@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 from uuid import UUID
 
+from django.db import transaction
 from django.utils import timezone
 
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, KeyVersion, Operation, XksCredential
@@ -16,6 +17,7 @@ from vault.actors import Actor
 from vault.approvals import check_approval
 from vault.changes import change, snapshot
 from vault.errors import Conflict, NotFound, check_revision
+from vault.keys import forget_vault
 from vault.models import GenerationChange, Vault
 from vault.permissions import Permission
 
@@ -97,6 +99,8 @@ def destroy_vault(
             detail=lost.as_json(),
         )
         tx.touch(GenerationChange.Kind.VAULT, vault.pk)
+        # Other processes drop theirs when they next ask: an unwrapped KEK is cached by the blob that is gone now.
+        transaction.on_commit(lambda: forget_vault(vault.pk))
     return vault, tx.generation or 0
 
 

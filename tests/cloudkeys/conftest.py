@@ -1,42 +1,44 @@
-"""The cast of this room: owner (vault admin), colleague (cloud admin), auditor, and an outsider elsewhere."""
+"""The cast of tests/cast.py as actors of services, with an account and a key set of theirs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import pytest
 
 from cloudkeys.models import CspAccount, KeySet
-from tests.cloudkeys.world import member, new_account, new_key_set, new_vault, root_key
+from tests.cast import Cast
+from tests.cloudkeys.world import new_account, new_key_set
 from vault.actors import Actor
-from vault.models import Role, Vault
-
-__all__ = ["root_key"]
+from vault.models import Vault
 
 
 @pytest.fixture
-def payments(root_key: Any) -> Vault:
-    return new_vault("Payments")
+def payments(cast: Cast) -> Vault:
+    return cast.vault
 
 
 @pytest.fixture
-def owner(payments: Vault) -> Actor:
-    return member(payments, "owner@example.com", Role.VAULT_ADMIN)
+def owner(cast: Cast) -> Actor:
+    return cast.actor("owner")
 
 
 @pytest.fixture
-def colleague(payments: Vault) -> Actor:
-    return member(payments, "colleague@example.com", Role.CLOUD_ADMIN)
+def colleague(cast: Cast) -> Actor:
+    return cast.actor("colleague")
 
 
 @pytest.fixture
-def auditor(payments: Vault) -> Actor:
-    return member(payments, "auditor@example.com", Role.AUDITOR)
+def auditor(cast: Cast) -> Actor:
+    return cast.actor("auditor")
 
 
 @pytest.fixture
-def outsider(root_key: Any) -> Actor:
-    return member(new_vault("Elsewhere"), "outsider@example.com", Role.VAULT_ADMIN)
+def outsider(cast: Cast) -> Actor:
+    return cast.actor("outsider")
+
+
+@pytest.fixture
+def appliance_admin(cast: Cast) -> Actor:
+    return cast.actor("appliance")
 
 
 @pytest.fixture

@@ -12,11 +12,12 @@ from django.test.utils import CaptureQueriesContext
 from cloudkeys.models import CloudKey, CspAccount, KeySet, Operation, XksKeyStore
 from cloudkeys.schedules import Schedule
 from cloudkeys.services import key_sets, lifecycle, stores
-from tests.cloudkeys.world import new_account, new_key, new_key_set, new_vault, store_of
+from tests.cast import Cast, new_vault
+from tests.cloudkeys.world import new_account, new_key, new_key_set, store_of
 from vault.actors import Actor
 from vault.errors import Conflict, NotFound, PermissionDenied, ValidationFailed
 from vault.keys import unseal
-from vault.models import Group, Membership, Vault
+from vault.models import Group, Vault
 
 MONTHLY = {"kind": "every", "every": 1, "unit": "months", "hour": 3, "time_zone": "Europe/Berlin"}
 
@@ -153,14 +154,13 @@ def test_a_new_schedule_costs_statements_by_day_not_by_key(owner: Actor, key_set
 
 
 def test_a_group_owns_its_key_sets(
-    owner: Actor, colleague: Actor, payments: Vault, account: CspAccount
+    cast: Cast, owner: Actor, colleague: Actor, payments: Vault, account: CspAccount
 ) -> None:
-    group = Group.objects.create(vault=payments, name="Cloud Admin Group")
-    made = new_key_set(owner, payments, account, group=group.pk)
+    team = Group.objects.create(vault=payments, name="Team")
+    made = new_key_set(owner, payments, account, group=team.pk)
     with pytest.raises(PermissionDenied, match="group"):
         new_key(colleague, made.key_set)
-    assert colleague.user is not None
-    group.members.add(Membership.objects.get(user=colleague.user))
+    team.members.add(cast.memberships["colleague"])
     assert new_key(colleague, made.key_set).pk
     foreign = Group.objects.create(vault=new_vault("x"), name="g")
     with pytest.raises(ValidationFailed) as caught:

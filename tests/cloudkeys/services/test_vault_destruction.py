@@ -10,12 +10,7 @@ from tests.cloudkeys.world import new_key
 from vault.actors import Actor
 from vault.errors import Conflict, NotFound, PermissionDenied, ValidationFailed
 from vault.keys import VaultKeyDestroyed, unseal
-from vault.models import AuditEvent, GenerationChange, User, Vault
-
-
-@pytest.fixture
-def appliance_admin(root_key: object) -> Actor:
-    return Actor(user=User.objects.create_user("admin@example.com", "x", is_appliance_admin=True))
+from vault.models import AuditEvent, GenerationChange, Vault
 
 
 def test_it_takes_everything_and_says_so_first(
