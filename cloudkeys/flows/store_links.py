@@ -172,7 +172,7 @@ def undo_create_store(ctx: StepContext) -> Later | None:
     if store is not None:
         if store.state == "DISCONNECTING":
             return Later(_poll_s(ctx), "AWS is disconnecting it")
-        if store.state not in ("DISCONNECTED", "FAILED"):
+        if store.state != "DISCONNECTED":
             _begin_disconnect(provider, link.region, store.id)
             return Later(_poll_s(ctx), "AWS is disconnecting it")
         provider.delete_key_store(link.region, store.id)

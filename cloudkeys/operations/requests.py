@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 from uuid import UUID
 
-from celery import current_app
 from django.db import models, transaction
 from django.db.models import Q
 from django.utils import timezone
@@ -15,6 +15,8 @@ from cloudkeys.models import Operation
 from cloudkeys.operations.kinds import KINDS, TARGETS, Kind
 from vault.actions import Action
 from vault.actors import Actor
+from vault.celery import app
+from vault.celery import app
 from vault.changes import change
 from vault.errors import Conflict, PermissionDenied
 from vault.models import Vault
@@ -24,6 +26,9 @@ log = logging.getLogger(__name__)
 
 RUN_TASK = "cloudkeys.run_operation"
 WAKE_AHEAD_S = 60.0
+# After a broker failed to take a message, none is sent for so long.
+BROKER_PAUSE_S = 10.0
+_silent_until = 0.0
 
 
 def start_operation(
@@ -202,8 +207,11 @@ def wake(operation_id: UUID, after_s: float = 0.0) -> None:
 
 
 def _send(operation_id: UUID, after_s: float) -> None:
+    global _silent_until
+    if time.monotonic() < _silent_until:
+        return
     try:
-        current_app.send_task(
+        app.send_task(
             RUN_TASK,
             args=[str(operation_id)],
             countdown=after_s if after_s > 0 else None,
@@ -212,8 +220,10 @@ def _send(operation_id: UUID, after_s: float) -> None:
             expires=3600,
         )
     except Exception as error:
+        # Any transport has exceptions of its own. Nobody waits for a broker that is down: the sweep makes up for it.
+        _silent_until = time.monotonic() + BROKER_PAUSE_S
         log.warning(
-            "operation %s: no worker woken (%s); the sweep will find it", operation_id, type(error).__name__
+            "operation %s: no worker woken (%s); the sweep finds it", operation_id, type(error).__name__
         )
 
 
