@@ -7,45 +7,17 @@ endpoint without a row. Rooms above vault/ add their rows in their own list (see
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
 from django.utils import timezone
 
+from tests.api_row import Row, in_payments
 from tests.cast import PASSWORD, Cast
+from tests.cloudkeys.matrix import CLOUDKEYS_ROWS
 from vault.models import AuditEvent, Group, Node, SavedView
 from vault.services.tokens import create_token
 from vault.services.vaults import block_vault, disable_vault
-
-Body = Callable[[Cast], Any]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One method of one address.
-
-    route: as in the URL table. owner, colleague, auditor, outsider, appliance, anonymous: the status that each gets. at: makes what
-    the path names, and returns the path's parameters. body: the JSON sent. query: the query string. if_match: sends `*`.
-    session: asks with a session in place of a token.
-    """
-
-    method: str
-    route: str
-    owner: int
-    colleague: int
-    auditor: int
-    outsider: int
-    appliance: int
-    anonymous: int = 401
-    at: Callable[[Cast], dict[str, Any]] | None = None
-    body: Body | None = None
-    query: Callable[[Cast], dict[str, Any]] | None = None
-    if_match: bool = False
-    session: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.method} /{self.route}"
 
 
 def _vault(cast: Cast) -> dict[str, Any]:
@@ -82,18 +54,15 @@ def _shared_view(cast: Cast) -> dict[str, Any]:
 
 
 def _event(cast: Cast) -> dict[str, Any]:
-    event = AuditEvent.objects.create(vault=cast.vault, actor_type="user", via="api", action="vault:group:create")
+    event = AuditEvent.objects.create(
+        vault=cast.vault, actor_type="user", via="api", action="vault:group:create"
+    )
     return {"event_id": event.id}
 
 
 def _node(cast: Cast) -> dict[str, Any]:
     now = timezone.now()
     return {"node_id": Node.objects.create(name="xks-a", started_at=now, last_seen_at=now).pk}
-
-
-def in_payments(cast: Cast) -> dict[str, Any]:
-    """Query or body that names the owner's vault, so that the outsider asks for it too."""
-    return {"vault": str(cast.vault.pk)}
 
 
 def nowhere(name: str) -> Callable[[Cast], dict[str, Any]]:
@@ -179,4 +148,4 @@ VAULT_ROWS = [
 ]  # fmt: skip
 
 # A higher room keeps its rows in a list of its own module and adds it here.
-ROWS: list[Row] = [*VAULT_ROWS]
+ROWS: list[Row] = [*VAULT_ROWS, *CLOUDKEYS_ROWS]

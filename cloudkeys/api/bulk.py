@@ -49,7 +49,7 @@ class BulkInput(StrictSerializer):
     """An act on many keys."""
 
     vault = serializers.UUIDField(required=False)
-    action = serializers.ChoiceField(choices=bulk.ACTIONS)
+    action = serializers.ChoiceField(choices=list(bulk.ACTIONS))
     ids = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=bulk.MAX_ITEMS)
     reason = PlainText(max_length=1000, required=False, allow_blank=True, lines=True)
     changes = CloudKeyChanges(required=False, help_text="With action update.")

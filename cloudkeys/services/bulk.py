@@ -11,9 +11,10 @@ from uuid import UUID
 
 from django.db import transaction
 
-from cloudkeys.models import KeySet, Operation
+from cloudkeys.models import CloudKey, KeySet, Operation
 from cloudkeys.operations import start_operation
 from cloudkeys.services.cloud_keys import create_cloud_key
+from cloudkeys.services.rows import require_live_vault
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
@@ -21,10 +22,19 @@ from vault.errors import DomainError, ValidationFailed
 from vault.models import Vault
 from vault.permissions import Permission
 
-ACTIONS = (
-    "disable", "enable", "block", "unblock", "rotate", "retire", "refresh", "update",
-    "schedule_deletion", "cancel_deletion",
-)  # fmt: skip
+# Each with what it needs; a key's group is looked at when its turn comes.
+ACTIONS: dict[str, Permission] = {
+    "disable": Permission.CLOUD_KEYS_DISABLE,
+    "enable": Permission.CLOUD_KEYS_ENABLE,
+    "block": Permission.CLOUD_KEYS_BLOCK,
+    "unblock": Permission.CLOUD_KEYS_UNBLOCK,
+    "rotate": Permission.CLOUD_KEYS_ROTATE,
+    "retire": Permission.CLOUD_KEYS_UPDATE,
+    "refresh": Permission.CLOUD_KEYS_UPDATE,
+    "update": Permission.CLOUD_KEYS_UPDATE,
+    "schedule_deletion": Permission.CLOUD_KEYS_DESTROY,
+    "cancel_deletion": Permission.CLOUD_KEYS_DESTROY,
+}
 MAX_ITEMS = 5000
 COLUMNS = ("name", "region", "description", "external_key_id", "administrators", "users")
 _LISTS = ("administrators", "users")
@@ -66,17 +76,32 @@ class _Undo(Exception):
 def start_bulk(
     actor: Actor, vault: Vault, action: str, ids: Sequence[UUID], params: dict[str, Any]
 ) -> Operation:
-    """Begin an act on many keys of a vault. Each is authorised when its turn comes, as the one who asked."""
-    actor.require(Permission.CLOUD_KEYS_VIEW, vault)
+    """Begin an act on many keys of a vault. Each is authorised when its turn comes, as the one who asked.
+
+    Raises ValidationFailed (field named; nothing is begun when one id is not the vault's), PermissionDenied.
+    """
     if action not in ACTIONS:
         raise ValidationFailed(
             "This action is unknown.", field="action", cure=f"Give one of {', '.join(ACTIONS)}."
         )
+    actor.require(ACTIONS[action], vault)
+    require_live_vault(vault)
     if ("changes" in params) != (action == "update"):
         raise ValidationFailed(
-            "`changes` goes with the action update, and only with it.", field="changes", cure="See above."
+            "`changes` goes with the action update, and only with it.",
+            field="changes",
+            cure="Say what to change." if action == "update" else "Leave `changes` out.",
         )
     unique = [str(each) for each in dict.fromkeys(ids)]
+    _require_all(vault, ids)
+    if action == "schedule_deletion":
+        unnamed = [each for each in unique if each not in params.get("confirm", {})]
+        if unnamed:
+            raise ValidationFailed(
+                f"What cannot be undone asks for each key's name; {len(unnamed)} are missing.",
+                field="confirm",
+                cure=f"Send the name of {unnamed[0]} too.",
+            )
     with change(actor) as tx:
         operation = start_operation(
             actor, "cloud_keys.bulk", vault, input={"action": action, "ids": unique, "params": params}
@@ -87,6 +112,24 @@ def start_bulk(
             detail={"action": action, "keys": len(unique), "operation": str(operation.pk)},
         )
     return operation
+
+
+def _require_all(vault: Vault, ids: Sequence[UUID]) -> None:
+    """Raise ValidationFailed naming the ids that are no CloudKeys of this vault."""
+    known = set(CloudKey.objects.filter(vault=vault, pk__in=ids).values_list("pk", flat=True))
+    errors = [
+        {
+            "field": f"ids[{index}]",
+            "message": "There is no such CloudKey in this vault.",
+            "cure": "Leave it out, or correct the id.",
+        }
+        for index, each in enumerate(ids)
+        if each not in known
+    ]
+    if errors:
+        raise ValidationFailed(
+            f"{len(errors)} of these ids are no CloudKeys of this vault.", field="ids", errors=errors[:20]
+        )
 
 
 def check_csv(actor: Actor, key_set_id: UUID, text: str, row_serializer: Any) -> CheckedRows:
@@ -112,7 +155,11 @@ def start_csv(actor: Actor, key_set_id: UUID, checked: CheckedRows) -> Operation
     with change(actor) as tx:
         key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE, lock=True)
         operation = start_operation(actor, "cloud_keys.csv_create", key_set, input={"rows": checked.rows})
-        tx.audit(Action.CLOUD_KEYS_BULK, key_set, detail={"action": "create", "keys": len(checked.rows)})
+        tx.audit(
+            Action.CLOUD_KEYS_BULK,
+            key_set,
+            detail={"action": "create", "keys": len(checked.rows), "operation": str(operation.pk)},
+        )
     return operation
 
 
