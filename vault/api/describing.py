@@ -89,6 +89,8 @@ def describe(
     if lists.listing is not None:
         answer = _page_serializer(operation_id, response)
         example = {"items": [example], "next_cursor": None, "total": None}
+    elif isinstance(answer, serializers.ListSerializer) and isinstance(example, list):
+        example = example[0]  # drf-spectacular puts the example of a list's item into a list by itself
     if answer is None:
         responses[status] = OpenApiResponse(description="Done.")
     else:
