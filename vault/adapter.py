@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import smtplib
+from collections.abc import Iterable
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core import context
 from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.usersessions.adapter import DefaultUserSessionsAdapter
+from allauth.usersessions.models import UserSession
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.core.exceptions import ValidationError
 from django.http import HttpRequest
 from django.urls import reverse
 
@@ -47,8 +52,6 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def reauthenticate(self, user: AbstractBaseUser, password: str) -> bool:
         """Whether `password` is the user's. Overridden because allauth looks the e-mail up in a table that we do not fill."""
-        from allauth.core import context
-
         found = self.authenticate(context.request, email=user.get_username(), password=password)
         return found is not None and found.pk == user.pk
 
@@ -67,15 +70,11 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
             try:
                 users.check_new_password(user, Secret(password))
             except ValidationFailed as error:
-                from django.core.exceptions import ValidationError
-
                 raise ValidationError([found["message"] for found in error.errors]) from None
         return password
 
     def set_password(self, user: AbstractBaseUser, password: str) -> None:
         """Store the new password, which ends the duty to change a one-time password, and record it."""
-        from allauth.core import context
-
         assert isinstance(user, User)
         users.replace_password(_actor(context.request), user, Secret(password))
 
@@ -107,6 +106,16 @@ class MfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
     def decrypt(self, encrypted_text: str) -> str:
         """Unwrap. Raises vault.keys.SecretUnreadable."""
         return keys.unseal_text(_MFA_PURPOSE, encrypted_text).reveal_text()
+
+
+class SessionsAdapter(DefaultUserSessionsAdapter):  # type: ignore[misc]
+    """Sessions ended through the page are recorded like those ended through the API."""
+
+    def end_sessions(self, sessions_to_end: Iterable[UserSession]) -> None:
+        """End the person's own sessions."""
+        actor = _actor(context.request)
+        for session in sessions_to_end:
+            sessions.revoke_session(actor, session.pk)
 
 
 def _actor(request: HttpRequest) -> Actor:

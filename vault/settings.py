@@ -179,6 +179,7 @@ ACCOUNT_PREVENT_ENUMERATION = True
 ACCOUNT_SESSION_REMEMBER = False
 # It would write a row for every request; vault.api.authentication notes a session's use once a minute.
 USERSESSIONS_TRACK_ACTIVITY = False
+USERSESSIONS_ADAPTER = "vault.adapter.SessionsAdapter"
 MFA_ADAPTER = "vault.adapter.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
 MFA_TOTP_ISSUER = "Keystead"
