@@ -219,6 +219,11 @@ _ROWS = (
         "Give a number from 1 to 65535.",
     ),
     Setting(
+        "KEYSTEAD_SIMULATOR_XKS_TIMEOUT_MS", "AWS simulator", values.count(10, 60000), "250",
+        "Milliseconds that the simulator's KMS waits for an XKS endpoint, connecting included; AWS waits 250.",
+        "Give a whole number from 10 to 60000.",
+    ),
+    Setting(
         "KEYSTEAD_WORKER_CONCURRENCY", "Processes", values.count(1, 64), "2",
         "Number of tasks that one Celery worker runs at a time.",
         "Give a whole number from 1 to 64.",

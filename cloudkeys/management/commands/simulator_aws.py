@@ -25,6 +25,7 @@ class Command(BaseCommand):
             settings = product.simulator_settings()
             with server.running(settings) as running:
                 self.stdout.write(f"AWS simulator on {running.url}, accounts {', '.join(settings.accounts)}")
+                self.stdout.flush()
                 stop.wait()
         except env.SettingError as error:
             raise CommandError(str(error)) from error

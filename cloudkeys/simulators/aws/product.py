@@ -23,4 +23,5 @@ def simulator_settings() -> Settings:
         port=env.get("KEYSTEAD_SIMULATOR_PORT"),
         xks_ca_file=own_certificate or env.data_dir() / "tls" / "ca.pem",
         connect_to=dict.fromkeys((XKS_HOST, endpoint), target),
+        xks_timeout_s=env.get("KEYSTEAD_SIMULATOR_XKS_TIMEOUT_MS") / 1000,
     )
