@@ -16,7 +16,6 @@ from cloudkeys.operations.kinds import KINDS, TARGETS, Kind
 from vault.actions import Action
 from vault.actors import Actor
 from vault.celery import app
-from vault.celery import app
 from vault.changes import change
 from vault.errors import Conflict, PermissionDenied
 from vault.models import Vault
@@ -103,7 +102,10 @@ def _refuse_conflict(declared: Kind, target: models.Model, unfinished: list[Oper
 
 
 def retry_operation(actor: Actor, operation: Operation) -> Operation:
-    """Take up a FAILED operation where it stopped; one that was undone begins anew. Raises Conflict otherwise."""
+    """Begin a FAILED operation again: each step finds what is there already. Raises Conflict for any other.
+
+    Past the step after which there is no way back it goes on where it stopped.
+    """
     with change(actor) as tx:
         row = actor.fetch(Operation, operation.pk, Permission.OPERATIONS_MANAGE, lock=True)
         _require_on_target(actor, row)
@@ -117,13 +119,13 @@ def retry_operation(actor: Actor, operation: Operation) -> Operation:
             _refuse_conflict(declared, row, list(_unfinished(row.target_id)))
         before = row.error
         # What was made and not undone stays known, so that it is taken up and not doubled.
-        row.memo.pop("undo_because", None)
-        if any(step["state"] == "UNDONE" for step in row.steps):
+        for name in ("undo_because", "reconnects"):
+            row.memo.pop(name, None)
+        if declared.may_cancel_at(row.step):
             row.steps = declared.new_steps()
             row.step = 0
         else:
-            row.steps[row.step]["state"] = "PENDING"
-            row.steps[row.step]["started_at"] = None
+            row.steps[row.step].update(state="PENDING", started_at=None, polls=0)
         row.state = Operation.State.WAITING
         row.error = None
         row.attempts = 0
