@@ -68,6 +68,7 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
     "KEYSTEAD_XKS_SOCKET": ("/run/k/x.sock", Path("/run/k/x.sock"), []),
     "KEYSTEAD_SIMULATOR": ("yes", True, ["perhaps"]),
     "KEYSTEAD_SIMULATOR_PORT": ("4567", 4567, ["x"]),
+    "KEYSTEAD_SIMULATOR_XKS_TIMEOUT_MS": ("500", 500, ["9", "soon"]),
     "KEYSTEAD_WORKER_CONCURRENCY": ("8", 8, ["0"]),
     "KEYSTEAD_NODE_NAME": ("node-a", "node-a", ["a b", "a/b"]),
     "KEYSTEAD_LOG_FORMAT": ("JSON", "json", ["xml"]),
