@@ -38,7 +38,7 @@ class Actor:
         return cls(via=via, trusted=True, name=name or f"keystead {via}", request_id=request_id)
 
     @property
-    def type(self) -> str:
+    def kind(self) -> str:
         """How the audit record calls this actor: user, token, system (Keystead itself) or anonymous."""
         if self.token is not None:
             return "token"

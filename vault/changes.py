@@ -85,7 +85,7 @@ def new_event(
     return AuditEvent(
         vault=vault,
         vault_name=vault.name if vault is not None else "",
-        actor_type=actor.type,
+        actor_type=actor.kind,
         actor_id=actor.id,
         actor_name=actor.display_name[:254],
         via=actor.via,

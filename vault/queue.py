@@ -12,6 +12,7 @@ LONGEST_WAIT = 0.2
 class FolderTransport(filesystem.Transport):
     """Messages are files in a folder (see CELERY_BROKER_TRANSPORT_OPTIONS in vault.settings)."""
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> Any:
+    def drain_events(self, connection: Any, **kwargs: Any) -> Any:
         """Wait for a message, at most LONGEST_WAIT seconds. Raises TimeoutError when none came."""
-        return super().drain_events(connection, timeout=min(timeout or LONGEST_WAIT, LONGEST_WAIT))
+        wait = min(kwargs.pop("timeout", None) or LONGEST_WAIT, LONGEST_WAIT)
+        return super().drain_events(connection, timeout=wait, **kwargs)

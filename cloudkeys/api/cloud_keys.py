@@ -22,6 +22,7 @@ from cloudkeys.api.key_shapes import (
     KeyChange,
     LinkKeyInput,
     VersionSerializer,
+    listed,
     rows_of,
 )  # fmt: skip
 from cloudkeys.api.shapes import (
@@ -32,7 +33,6 @@ from cloudkeys.api.shapes import (
     OPERATION,
     BegunSerializer,
     ConfirmedDeletionSerializer,
-    ReasonSerializer,
     begun,
     confirm,
     operation_data,
@@ -44,6 +44,7 @@ from vault.api.endpoints import ApiView, accepted, created, detail, done_or_begu
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import vault_of
 from vault.api.serializers import confirmation_data
+from vault.api.vaults import ReasonSerializer
 from vault.permissions import Permission
 
 TAG = "Cloud keys"
@@ -74,10 +75,7 @@ class CloudKeyList(ApiView):
     def get(self, request: Any) -> Response:
         """GET"""
         vault = vault_of(request, Permission.CLOUD_KEYS_VIEW)
-        rows = rows_of(request).filter(vault=vault)
-        if "kind" not in request.query_params:
-            rows = rows.filter(kind=CloudKey.Kind.USER)
-        return page(request, rows, KEYS, CloudKeySerializer)
+        return page(request, listed(request, vault), KEYS, CloudKeySerializer)
 
     @operation(
         "cloud_keys_create",

@@ -18,7 +18,6 @@ from cloudkeys.api.shapes import (
     VAULT,
     ExpirationField,
     OperationSerializer,
-    ReasonSerializer,
     ScheduleField,
 )  # fmt: skip
 from cloudkeys.models import CloudKey, KeyVersion
@@ -33,6 +32,8 @@ from vault.api.serializers import (
     StrictBoolean,
     StrictSerializer,
 )  # fmt: skip
+from vault.api.vaults import ReasonSerializer
+from vault.models import Vault
 
 
 @extend_schema_field({"type": "object", "additionalProperties": {"type": "string"}})
@@ -200,6 +201,12 @@ def rows_of(request: Any) -> QuerySet[CloudKey]:
     """The keys that the caller may see, with what the serializer shows: one query."""
     rows: QuerySet[CloudKey] = request.actor.visible(CloudKey)
     return rows.select_related("vault", "key_set", "csp_account")
+
+
+def listed(request: Any, vault: Vault) -> QuerySet[CloudKey]:
+    """The vault's keys as a list shows them: without health-check keys, unless `kind` asks for them."""
+    rows = rows_of(request).filter(vault=vault)
+    return rows if "kind" in request.query_params else rows.filter(kind=CloudKey.Kind.USER)
 
 
 def _overdue(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:

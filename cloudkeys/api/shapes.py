@@ -21,6 +21,7 @@ from vault.api.serializers import (
 from vault.api.vaults import ReasonSerializer
 from vault.generations import Confirmation, wait_for_generation
 
+STORES_TAG = "External key stores"
 IDS = {
     "vault": "7a4c4a52-3c1e-4a39-9d38-0d3f3f9c2b11",
     "group": "c0f3c0de-0a58-4f7b-9a0c-2f1f3f2d8a77",
@@ -96,7 +97,7 @@ class StepSerializer(serializers.Serializer[Any]):
     """One step of an Operation."""
 
     name = serializers.CharField()
-    label = serializers.CharField()
+    label = serializers.CharField()  # type: ignore[assignment]  # hides Field.label
     state = serializers.ChoiceField(
         choices=["PENDING", "RUNNING", "WAITING", "DONE", "FAILED", "UNDOING", "UNDONE"]
     )

@@ -8,10 +8,11 @@ from uuid import UUID
 from rest_framework import serializers
 from rest_framework.response import Response
 
-from cloudkeys.api.shapes import CONFIRMATION, ReasonSerializer, confirm
+from cloudkeys.api.shapes import CONFIRMATION, confirm
 from cloudkeys.services.vault_destruction import describe_destruction, destroy_vault
 from vault.api.endpoints import ApiView, operation
 from vault.api.serializers import ConfirmationSerializer, PlainText, confirmation_data
+from vault.api.vaults import ReasonSerializer
 
 TAG = "Vaults"
 

@@ -66,7 +66,7 @@ def start_operation(
             target_name=str(target)[:254],
             input=given,
             # Who asked, beyond the user: a worker that acts in somebody's name must not get more rights than that.
-            memo={"actor": {"type": actor.type, "token_id": str(actor.token.pk) if actor.token else ""}},
+            memo={"actor": {"type": actor.kind, "token_id": str(actor.token.pk) if actor.token else ""}},
             steps=declared.new_steps(),
             requested_by=actor.user,
             requested_by_name=actor.display_name[:254],

@@ -87,7 +87,12 @@ def _either(name: str, by_id: str, by_name: str, help: str) -> Filter:
 FILTERS = (
     _either("person", "actor_id", "actor_name", "Who: the user's id, or the e-mail as it was then."),
     _either("object", "target_id", "target_name", "On what: the object's id, or its name as it was then."),
-    text("object_type", ("target_type__exact",), "On what kind of object, such as `vault` or `cloudkey`.", max_length=64),
+    text(
+        "object_type",
+        ("target_type__exact",),
+        "On what kind of object, such as `vault` or `cloudkey`.",
+        max_length=64,
+    ),
     choice("action", "action", [action.value for action in Action], "What was done."),
     choice("outcome", "outcome", AuditEvent.Outcome.values, "How it ended."),
     moment("since", "at__gte", "Not before this moment."),
@@ -144,7 +149,11 @@ EXPORT_QUERY = (
     *FILTERS,
     choice("as", "pk", ("csv", "jsonl"), "csv (RFC 4180) or jsonl (one JSON object a line)."),
     Filter(
-        "vault", "The vault, as for the list.", str, lambda rows, values: rows, {"type": "string", "format": "uuid"}
+        "vault",
+        "The vault, as for the list.",
+        str,
+        lambda rows, values: rows,
+        {"type": "string", "format": "uuid"},
     ),
 )
 
@@ -162,6 +171,7 @@ class AuditEventExport(ApiView):
         example='{"id":"f0f5f1a7-31b1-4b62-8e07-9a3c1d0e7b55","at":"2026-11-22T14:00:00Z","action":"vault:vault:block"}\n',
         query=EXPORT_QUERY,
         media_type="application/jsonl",
+        or_answer=("text/csv", "id,at,vault_name,action\r\n"),
         errors=(404,),
     )
     def get(self, request: Any) -> Any:

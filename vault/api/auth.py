@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.middleware.csrf import get_token
 from rest_framework import serializers
@@ -44,7 +44,9 @@ class MembershipOfMeSerializer(serializers.Serializer[Any]):
 
     vault = ReferenceSerializer()
     role = serializers.ChoiceField(choices=Role.choices)
-    permissions = serializers.ListField(child=serializers.CharField(), help_text="What the role (and the token) allows.")
+    permissions = serializers.ListField(
+        child=serializers.CharField(), help_text="What the role (and the token) allows."
+    )
     groups = ReferenceSerializer(many=True)
 
 
@@ -56,11 +58,15 @@ class MeSerializer(serializers.Serializer[Any]):
     name = serializers.CharField(allow_blank=True)
     time_zone = serializers.CharField()
     is_appliance_admin = serializers.BooleanField()
-    must_change_password = serializers.BooleanField(help_text="True: POST /api/v1/auth/password before anything else.")
+    must_change_password = serializers.BooleanField(
+        help_text="True: POST /api/v1/auth/password before anything else."
+    )
     appliance_permissions = serializers.ListField(child=serializers.CharField())
     memberships = MembershipOfMeSerializer(many=True)
     token = ReferenceSerializer(allow_null=True, help_text="The API token in use; null for a session.")
-    csrf_token = serializers.CharField(allow_null=True, help_text="For the header X-CSRFToken; null for a token.")
+    csrf_token = serializers.CharField(
+        allow_null=True, help_text="For the header X-CSRFToken; null for a token."
+    )
 
 
 ME = {
@@ -120,7 +126,7 @@ class SignIn(ApiView):
     """POST auth/sign-in"""
 
     # Nobody is signed in yet. JSON only, so no page of another origin can send it (no CORS) and it needs no CSRF token.
-    authentication_classes: ClassVar = []
+    authentication_classes: Any = ()
 
     @operation(
         "auth_sign_in",
@@ -141,7 +147,9 @@ class SignIn(ApiView):
         """Sign in."""
         data = request.data_in
         anonymous = Actor(via="api", source_ip=source_ip(request), request_id=request_id(request))
-        user = sessions.sign_in(request._request, anonymous, data["email"], data["password"], data.get("code", ""))
+        user = sessions.sign_in(
+            request._request, anonymous, data["email"], data["password"], data.get("code", "")
+        )
         return Response(me_data(request, Actor(user=user, via="api", source_ip=anonymous.source_ip)))
 
 
@@ -180,7 +188,10 @@ class Password(ApiView):
         "session ends; API tokens stay.",
         tag=TAG,
         request=SetPasswordSerializer,
-        request_example={"current_password": "k7pdm-x2v9q-hr4tn-w8scz", "new_password": "correct horse battery staple"},
+        request_example={
+            "current_password": "k7pdm-x2v9q-hr4tn-w8scz",
+            "new_password": "correct horse battery staple",
+        },
         response=MeSerializer,
         example=ME,
         access="one_time_password",
@@ -189,7 +200,9 @@ class Password(ApiView):
     def post(self, request: Any) -> Response:
         """Set the password."""
         data = request.data_in
-        user = sessions.change_password(request._request, request.actor, data["current_password"], data["new_password"])
+        user = sessions.change_password(
+            request._request, request.actor, data["current_password"], data["new_password"]
+        )
         return Response(me_data(request, Actor(user=user, via="api")))
 
 
@@ -305,7 +318,9 @@ class TokenSerializer(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     name = serializers.CharField()
     prefix = serializers.CharField(help_text="How the token begins, to tell tokens apart.")
-    vault = ReferenceField(allow_null=True, help_text="The only vault it may touch; null for all of its owner's.")
+    vault = ReferenceField(
+        allow_null=True, help_text="The only vault it may touch; null for all of its owner's."
+    )
     role = serializers.SerializerMethodField(help_text="A ceiling below the owner's role; null for none.")
     expires_at = serializers.DateTimeField(allow_null=True)
     last_used_at = serializers.DateTimeField(allow_null=True, help_text="Exact to a minute.")
@@ -323,7 +338,9 @@ class CreateTokenSerializer(StrictSerializer):
 
     name = PlainText(max_length=100)
     vault = serializers.UUIDField(required=False, allow_null=True, help_text="The only vault it may touch.")
-    role = serializers.ChoiceField(choices=Role.choices, required=False, allow_null=True, help_text="A ceiling.")
+    role = serializers.ChoiceField(
+        choices=Role.choices, required=False, allow_null=True, help_text="A ceiling."
+    )
     expires_at = serializers.DateTimeField(
         required=False, allow_null=True, help_text="Absent: in 90 days. null: never, until revoked."
     )

@@ -42,7 +42,9 @@ class BearerAuthentication(authentication.BaseAuthentication):
             token = tokens.authenticate_token(credentials.strip(), source_ip=address)
         except SignInFailed as error:
             raise exceptions.AuthenticationFailed(error.message) from None
-        actor = Actor(user=token.user, token=token, via="api", source_ip=address, request_id=request_id(request))
+        actor = Actor(
+            user=token.user, token=token, via="api", source_ip=address, request_id=request_id(request)
+        )
         return token.user, actor
 
     def authenticate_header(self, request: Request) -> str:
@@ -79,5 +81,7 @@ class OperationAccess(BasePermission):
         if not isinstance(actor, Actor) or actor.user is None:
             return False
         if actor.user.must_change_password and declared.access != "one_time_password":
-            raise PasswordChangeRequired("You are signed in with a one-time password; nothing else is allowed yet.")
+            raise PasswordChangeRequired(
+                "You are signed in with a one-time password; nothing else is allowed yet."
+            )
         return True

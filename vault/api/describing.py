@@ -23,20 +23,56 @@ from vault.api.serializers import ProblemSerializer
 
 _ERRORS: dict[int, tuple[str, str, str]] = {
     # status: code, detail and description of the example
-    400: ("validation_failed", "This field is required.", "Something in the request is wrong; `errors` names each field."),
-    401: ("not_authenticated", "Authentication credentials were not provided.", "Not signed in, or the token is no longer good."),
-    403: ("permission_denied", "Your role in this vault (Auditor) does not allow it.", "The role does not allow it."),
-    404: ("not_found", "There is no such object, or it is not yours.", "No such object, or not yours: the two look alike."),
+    400: (
+        "validation_failed",
+        "This field is required.",
+        "Something in the request is wrong; `errors` names each field.",
+    ),
+    401: (
+        "not_authenticated",
+        "Authentication credentials were not provided.",
+        "Not signed in, or the token is no longer good.",
+    ),
+    403: (
+        "permission_denied",
+        "Your role in this vault (Auditor) does not allow it.",
+        "The role does not allow it.",
+    ),
+    404: (
+        "not_found",
+        "There is no such object, or it is not yours.",
+        "No such object, or not yours: the two look alike.",
+    ),
     409: ("conflict", "It is in a state that does not allow this.", "The present state does not allow it."),
-    412: ("stale_revision", "It has changed since you read it (now revision 4).", "Changed since; `changed` tells by whom."),
+    412: (
+        "stale_revision",
+        "It has changed since you read it (now revision 4).",
+        "Changed since; `changed` tells by whom.",
+    ),
     413: ("body_too_large", "The body is over 1048576 bytes.", "The body is too large."),
     415: ("unsupported_media_type", "Unsupported media type.", "The body is not application/json."),
-    422: ("idempotency_mismatch", "This Idempotency-Key came earlier with another body.", "The key was used before."),
+    422: (
+        "idempotency_mismatch",
+        "This Idempotency-Key came earlier with another body.",
+        "The key was used before.",
+    ),
     428: ("precondition_required", "This change needs the header If-Match.", "If-Match is missing."),
-    429: ("rate_limited", "Too many requests; the next is taken in 12 s.", "Too many requests; see Retry-After."),
-    500: ("internal_error", "An unforeseen error ended this request.", "Keystead failed; the log has the request id."),
+    429: (
+        "rate_limited",
+        "Too many requests; the next is taken in 12 s.",
+        "Too many requests; see Retry-After.",
+    ),
+    500: (
+        "internal_error",
+        "An unforeseen error ended this request.",
+        "Keystead failed; the log has the request id.",
+    ),
     502: ("provider_error", "AWS answered: access denied.", "The cloud refused or failed."),
-    503: ("unavailable", "The database does not answer.", "Something needed does not answer; see Retry-After."),
+    503: (
+        "unavailable",
+        "The database does not answer.",
+        "Something needed does not answer; see Retry-After.",
+    ),
 }
 
 
@@ -68,6 +104,7 @@ def describe(
     etag: bool,
     may_take_long: bool,
     media_type: str,
+    or_answer: tuple[str, Any] | None,
 ) -> Callable[..., Any]:
     """Attach the OpenAPI description to a handler. Raises ValueError when an example is missing."""
     if (response is not None and example is None) or (request is not None and request_example is None):
@@ -94,11 +131,29 @@ def describe(
     if answer is None:
         responses[status] = OpenApiResponse(description="Done.")
     else:
-        responses[(status, media_type)] = OpenApiResponse(answer, description="Done." if status != 202 else "Begun.")
-        if may_take_long:
-            responses[(202, media_type)] = OpenApiResponse(answer, description="Begun; `operation` does the rest.")
+        responses[(status, media_type)] = OpenApiResponse(
+            answer, description="Done." if status != 202 else "Begun."
+        )
+        if or_answer is not None:
+            other_type, other_example = or_answer
+            responses[(status, other_type)] = OpenApiResponse(answer, description="Done.")
             examples.append(
-                OpenApiExample("Begun", value=example, response_only=True, status_codes=["202"], media_type=media_type)
+                OpenApiExample(
+                    "Other form",
+                    value=other_example,
+                    response_only=True,
+                    status_codes=[str(status)],
+                    media_type=other_type,
+                )
+            )
+        if may_take_long:
+            responses[(202, media_type)] = OpenApiResponse(
+                answer, description="Begun; `operation` does the rest."
+            )
+            examples.append(
+                OpenApiExample(
+                    "Begun", value=example, response_only=True, status_codes=["202"], media_type=media_type
+                )
             )
         examples.append(
             OpenApiExample(
@@ -113,7 +168,11 @@ def describe(
         body = problems.problem(name, cause, request_id="0f4b6a1e5d3c4f7a9b8c7d6e5f4a3b2c")
         examples.append(
             OpenApiExample(
-                name, value=body, response_only=True, status_codes=[str(code)], media_type=problems.CONTENT_TYPE
+                name,
+                value=body,
+                response_only=True,
+                status_codes=[str(code)],
+                media_type=problems.CONTENT_TYPE,
             )
         )
     return extend_schema(
@@ -135,13 +194,19 @@ def _page_serializer(operation_id: str, item: Any) -> Any:
         name,
         {
             "items": item(many=True),
-            "next_cursor": serializers.CharField(allow_null=True, help_text="Send it as `cursor` for the next page."),
-            "total": serializers.IntegerField(allow_null=True, help_text="All that match; null unless with_total=true."),
+            "next_cursor": serializers.CharField(
+                allow_null=True, help_text="Send it as `cursor` for the next page."
+            ),
+            "total": serializers.IntegerField(
+                allow_null=True, help_text="All that match; null unless with_total=true."
+            ),
         },
     )
 
 
-def _parameters(lists: ListParts, *, if_match: str, creates: bool, etag: bool, status: int) -> list[OpenApiParameter]:
+def _parameters(
+    lists: ListParts, *, if_match: str, creates: bool, etag: bool, status: int
+) -> list[OpenApiParameter]:
     found = [_query(spec) for spec in (*(lists.listing.filters if lists.listing else ()), *lists.query)]
     if (listing := lists.listing) is not None:
         names = [sign + name for name in listing.orderings for sign in ("", "-")]
@@ -189,14 +254,21 @@ def _parameters(lists: ListParts, *, if_match: str, creates: bool, etag: bool, s
         )
         found.append(
             OpenApiParameter(
-                "Idempotency-Replayed", OpenApiTypes.STR, OpenApiParameter.HEADER, response=[status],
+                "Idempotency-Replayed",
+                OpenApiTypes.STR,
+                OpenApiParameter.HEADER,
+                response=[status],
                 description="`true` on a repeat.",
             )
         )
     if etag:
         found.append(
             OpenApiParameter(
-                "ETag", OpenApiTypes.STR, OpenApiParameter.HEADER, response=[status], description="The revision, for If-Match."
+                "ETag",
+                OpenApiTypes.STR,
+                OpenApiParameter.HEADER,
+                response=[status],
+                description="The revision, for If-Match.",
             )
         )
     return found
@@ -207,7 +279,9 @@ def _query(spec: Filter) -> OpenApiParameter:
     if spec.many:
         schema = {"type": "array", "items": spec.schema, "maxItems": 50}
     examples = [OpenApiExample("Example", value=spec.example)] if spec.example is not None else None
-    return OpenApiParameter(spec.name, schema, description=spec.help, examples=examples, explode=True if spec.many else None)
+    return OpenApiParameter(
+        spec.name, schema, description=spec.help, examples=examples, explode=True if spec.many else None
+    )
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]
@@ -218,7 +292,11 @@ class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-c
 
     def get_security_definition(self, auto_schema: Any) -> dict[str, Any]:
         """See OpenAPI 3.1, Security Scheme Object."""
-        return {"type": "http", "scheme": "bearer", "description": "An API token, `kst_...`, from POST /api/v1/auth/tokens."}
+        return {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API token, `kst_...`, from POST /api/v1/auth/tokens.",
+        }
 
 
 class SessionScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

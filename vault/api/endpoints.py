@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Model
@@ -66,14 +66,17 @@ class ApiView(APIView):
     `request.expected` (the revision of If-Match, to be handed to the service; None for `*`).
     """
 
-    authentication_classes: ClassVar = [BearerAuthentication, SessionAuthentication]
-    permission_classes: ClassVar = [OperationAccess]
-    throttle_classes: ClassVar = [CallerThrottle]
-    parser_classes: ClassVar = [StrictJsonParser]
-    renderer_classes: ClassVar = [JSONRenderer]
+    authentication_classes: Any = (
+        BearerAuthentication,
+        SessionAuthentication,
+    )
+    permission_classes: Any = (OperationAccess,)
+    throttle_classes: Any = (CallerThrottle,)
+    parser_classes: Any = (StrictJsonParser,)
+    renderer_classes: Any = (JSONRenderer,)
     content_negotiation_class = FirstRenderer
     # No OPTIONS: there is no CORS (the API is for its own origin and for programs), and views describe themselves in the document.
-    http_method_names: ClassVar = ["get", "head", "post", "put", "patch", "delete"]
+    http_method_names = ["get", "head", "post", "put", "patch", "delete"]  # noqa: RUF012 - Django declares it so
     schema = ApiSchema()
 
     @property
@@ -123,6 +126,7 @@ def operation(
     etag: bool = False,
     may_take_long: bool = False,
     media_type: str = "application/json",
+    or_answer: tuple[str, Any] | None = None,
 ) -> Callable[[Handler], Handler]:
     """Declare a handler of an ApiView.
 
@@ -141,6 +145,7 @@ def operation(
         or `accepted`.
     etag: says that the answer carries an ETag (use `detail`).
     may_take_long: the same body may come as 202, when an Operation does the rest (use `done_or_begun`).
+    media_type: of the answer. or_answer: another media type and its example, where a query parameter chooses.
     """
     parameters = tuple(query)
     names = frozenset(f.name for f in parameters) | (listing.names if listing else frozenset())
@@ -169,7 +174,9 @@ def operation(
                 body.is_valid(raise_exception=True)
                 http.data_in = body.validated_data
             if replay is not None:
-                return idempotency.run(http, replay, lambda: handler(view, http, *args, **kwargs), status=status)
+                return idempotency.run(
+                    http, replay, lambda: handler(view, http, *args, **kwargs), status=status
+                )
             return handler(view, http, *args, **kwargs)
 
         run.declared = declared  # type: ignore[attr-defined]
@@ -192,6 +199,7 @@ def operation(
             etag=etag,
             may_take_long=may_take_long,
             media_type=media_type,
+            or_answer=or_answer,
         )
 
     return decorate
@@ -253,9 +261,9 @@ def done_or_begun(
 class UnknownAddress(ApiView):
     """Every address under /api/ that is none: 404 as a problem, whoever asks."""
 
-    authentication_classes: ClassVar = []
-    permission_classes: ClassVar = []
-    throttle_classes: ClassVar = []
+    authentication_classes: Any = ()
+    permission_classes: Any = ()
+    throttle_classes: Any = ()
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
         """Refuse, whatever the method."""

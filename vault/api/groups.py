@@ -54,7 +54,9 @@ GROUP = {
 GROUPS = Listing(
     orderings={"name": "name", "created_at": "created_at"},
     default_ordering="name",
-    filters=(text("search", ("name__icontains", "description__icontains"), "Part of the name or the description."),),
+    filters=(
+        text("search", ("name__icontains", "description__icontains"), "Part of the name or the description."),
+    ),
 )
 
 
@@ -140,7 +142,9 @@ class UpdateGroupSerializer(StrictSerializer):
 
     name = PlainText(max_length=100)
     description = PlainText(max_length=1000, allow_blank=True, lines=True)
-    members = serializers.ListField(child=serializers.UUIDField(), max_length=1000, help_text="All memberships in it.")
+    members = serializers.ListField(
+        child=serializers.UUIDField(), max_length=1000, help_text="All memberships in it."
+    )
 
 
 class GroupDetail(ApiView):

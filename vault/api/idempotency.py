@@ -93,6 +93,10 @@ def run(request: Any, replay: Replay, handler: Callable[[], Response], *, status
     if target is not None:
         record.target_type, record.target_id = target._meta.model_name, target.pk
     record.operation_id = getattr(response, "operation_id", None)
+    if record.target_id is None and record.operation_id is None:
+        # Nothing was made (a dry run), so there is nothing to repeat: asked again, it looks again.
+        record.delete()
+        return response
     record.status = response.status_code
     record.save()
     return response
@@ -106,7 +110,9 @@ def _note_made(record: IdempotencyRecord, replay: Replay, change: Change) -> Non
     for event in change.events:
         if event.target_id and (wanted is None or event.target_type == wanted):
             record.target_type, record.target_id = event.target_type, UUID(event.target_id)
-            record.save(update_fields=["target_type", "target_id"])
+            begun = (event.detail or {}).get("operation")
+            record.operation_id = UUID(begun) if begun else None
+            record.save(update_fields=["target_type", "target_id", "operation_id"])
             return
 
 
@@ -123,11 +129,16 @@ def _claim(actor: Actor, key: str, method_path: str, digest: str) -> tuple[bool,
     mine = IdempotencyRecord.objects.filter(user=actor.user)
     mine.filter(created_at__lt=now - KEPT).delete()
     # The request that was to make something died before it did.
-    mine.filter(key=key, method_path=method_path, status=None, target_id=None, created_at__lt=now - ABANDONED).delete()
+    mine.filter(
+        key=key, method_path=method_path, status=None, target_id=None, created_at__lt=now - ABANDONED
+    ).delete()
     try:
         with transaction.atomic():
             record = IdempotencyRecord.objects.create(
-                user=actor.user, key=key, method_path=method_path, request_digest=digest
+                user=actor.user,  # type: ignore[misc]  # a request with a key is signed in
+                key=key,
+                method_path=method_path,
+                request_digest=digest,
             )
             return True, record
     except IntegrityError:
@@ -136,7 +147,9 @@ def _claim(actor: Actor, key: str, method_path: str, digest: str) -> tuple[bool,
         raise _in_progress()
     if not hmac.compare_digest(earlier.request_digest, digest):
         raise ApiError(
-            "idempotency_mismatch", "This Idempotency-Key came earlier with another body.", field="Idempotency-Key"
+            "idempotency_mismatch",
+            "This Idempotency-Key came earlier with another body.",
+            field="Idempotency-Key",
         )
     if earlier.status is None and (earlier.target_id is None or earlier.created_at >= now - ABANDONED):
         raise _in_progress()

@@ -52,7 +52,9 @@ def choice(name: str, lookup: str, values: Iterable[str], help: str) -> Filter:
 
     def parse(text: str) -> str:
         if text not in allowed:
-            raise ValueError(f"{text[:60]!r} is not one of {', '.join(allowed[:12])}{'...' if len(allowed) > 12 else ''}.")
+            raise ValueError(
+                f"{text[:60]!r} is not one of {', '.join(allowed[:12])}{'...' if len(allowed) > 12 else ''}."
+            )
         return text
 
     return Filter(name, help, parse, _lookup(lookup), {"type": "string", "enum": allowed}, many=True)
@@ -123,7 +125,9 @@ def _moment(value: str) -> datetime:
             raise ValueError
         return found.astimezone(timezone.get_default_timezone())
     except (ValueError, OverflowError):
-        raise ValueError(f"{value[:60]!r} is no date-time with an offset, such as 2026-11-22T14:00:00Z.") from None
+        raise ValueError(
+            f"{value[:60]!r} is no date-time with an offset, such as 2026-11-22T14:00:00Z."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -215,7 +219,9 @@ def paginate(request: Request, rows: QuerySet[Any], listing: Listing) -> Page:
     descending, public = ordering.startswith("-"), ordering.removeprefix("-")
     if public not in listing.orderings:
         known = ", ".join(listing.orderings)
-        raise wrong_parameter("ordering", f"{ordering[:60]!r} is not known.", f"Known: {known}; with - in front, descending.")
+        raise wrong_parameter(
+            "ordering", f"{ordering[:60]!r} is not known.", f"Known: {known}; with - in front, descending."
+        )
     path = listing.orderings[public]
     limit = _limit(request, listing)
     total = None
@@ -294,9 +300,13 @@ def _read_cursor(cursor: str, ordering: str) -> tuple[Any, Any]:
     try:
         made_for, value, key = signing.loads(cursor, salt=_CURSOR_SALT)
     except (signing.BadSignature, ValueError, TypeError):
-        raise wrong_parameter("cursor", "it is none of ours.", "Send next_cursor of an earlier page unchanged.") from None
+        raise wrong_parameter(
+            "cursor", "it is none of ours.", "Send next_cursor of an earlier page unchanged."
+        ) from None
     if made_for != ordering:
-        raise wrong_parameter("cursor", f"it belongs to ordering={made_for}.", "Keep the ordering while turning pages.")
+        raise wrong_parameter(
+            "cursor", f"it belongs to ordering={made_for}.", "Keep the ordering while turning pages."
+        )
     return value, key
 
 
@@ -306,7 +316,7 @@ def vault_of(request: Request, permission: Permission, given: UUID | None = None
     Taken from `given` (a body's field), else from the query parameter `vault`, else the token's vault, else the only one
     that the actor has. Raises NotFound for a foreign one, ValidationFailed when it is left open, PermissionDenied.
     """
-    actor: Actor = request.auth
+    actor: Actor = request.auth  # type: ignore[assignment]
     chosen = given
     if chosen is None and (in_query := single(request, "vault")) is not None:
         try:
@@ -322,7 +332,9 @@ def vault_of(request: Request, permission: Permission, given: UUID | None = None
         mine = list(rows[:2])
         if not mine:
             raise NotFound(
-                "You are a member of no vault.", field="vault", cure="Ask a vault admin to add you, or sign in as a member."
+                "You are a member of no vault.",
+                field="vault",
+                cure="Ask a vault admin to add you, or sign in as a member.",
             )
         if len(mine) > 1:
             raise ValidationFailed(

@@ -55,7 +55,9 @@ MEMBERS = Listing(
     orderings={"created_at": "created_at", "email": "user__email", "role": "role"},
     default_ordering="email",
     filters=(
-        text("search", ("user__email__icontains", "user__name__icontains"), "Part of the e-mail or the name."),
+        text(
+            "search", ("user__email__icontains", "user__name__icontains"), "Part of the e-mail or the name."
+        ),
         choice("role", "role", Role.values, "Only members in this role."),
         identifier("group", "groups__id", "Only members of this group."),
     ),
@@ -79,9 +81,13 @@ class AddMemberSerializer(StrictSerializer):
 
     vault = serializers.UUIDField(required=False, help_text="May be left out by members of one vault only.")
     email = PlainText(max_length=254)
-    name = PlainText(max_length=150, allow_blank=True, default="", help_text="Used when the person has no account yet.")
+    name = PlainText(
+        max_length=150, allow_blank=True, default="", help_text="Used when the person has no account yet."
+    )
     role = serializers.ChoiceField(choices=Role.choices)
-    groups = serializers.ListField(child=serializers.UUIDField(), max_length=100, default=list, help_text="Ids of groups.")
+    groups = serializers.ListField(
+        child=serializers.UUIDField(), max_length=100, default=list, help_text="Ids of groups."
+    )
 
 
 class MemberAddedSerializer(MemberSerializer, CreatedMixin):
@@ -142,7 +148,12 @@ class MemberList(ApiView):
         data = request.data_in
         vault = vault_of(request, Permission.MEMBERS_MANAGE, data.get("vault"))
         made = members.add_member(
-            request.actor, vault.pk, email=data["email"], name=data["name"], role=data["role"], group_ids=data["groups"]
+            request.actor,
+            vault.pk,
+            email=data["email"],
+            name=data["name"],
+            role=data["role"],
+            group_ids=data["groups"],
         )
         password = made.one_time_password
         body = {
@@ -157,7 +168,9 @@ class UpdateMemberSerializer(StrictSerializer):
     """What may change of a member."""
 
     role = serializers.ChoiceField(choices=Role.choices)
-    groups = serializers.ListField(child=serializers.UUIDField(), max_length=100, help_text="All of the member's groups.")
+    groups = serializers.ListField(
+        child=serializers.UUIDField(), max_length=100, help_text="All of the member's groups."
+    )
 
 
 class MemberDetail(ApiView):

@@ -63,7 +63,9 @@ class NodeSerializer(serializers.Serializer[Any]):
     deregistered_at = serializers.DateTimeField(allow_null=True)
     applied_generation = serializers.IntegerField(help_text="What its agent has read.")
     current_generation = serializers.SerializerMethodField(help_text="What the database holds.")
-    max_staleness_s = serializers.SerializerMethodField(help_text="Seconds after which a worker without news refuses.")
+    max_staleness_s = serializers.SerializerMethodField(
+        help_text="Seconds after which a worker without news refuses."
+    )
     workers = WorkerSerializer(many=True)
 
     def get_state(self, row: Node) -> str:
@@ -124,7 +126,9 @@ NODE = {
 NODES = Listing(
     orderings={"name": "name", "last_seen_at": "last_seen_at"},
     default_ordering="name",
-    filters=(present("gone", "deregistered_at", "true: only nodes that signed off; false: only the others."),),
+    filters=(
+        present("gone", "deregistered_at", "true: only nodes that signed off; false: only the others."),
+    ),
     in_vault=False,
 )
 
@@ -134,7 +138,9 @@ def _rows(actor: Actor) -> Any:
     if not actor.may(Permission.APPLIANCE_VIEW_NODES):
         vaults = list(actor.visible(Vault))
         if not any(actor.may(Permission.NODES_VIEW, vault) for vault in vaults):
-            raise PermissionDenied("Nodes are shown to members of a vault.", cure="Ask a vault admin to add you.")
+            raise PermissionDenied(
+                "Nodes are shown to members of a vault.", cure="Ask a vault admin to add you."
+            )
     workers = WorkerProcess.objects.filter(deregistered_at=None).order_by("registered_at")
     return Node.objects.prefetch_related(Prefetch("workers", queryset=workers))
 

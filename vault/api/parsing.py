@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import IO, Any, NoReturn
 
 from django.http.request import UnreadablePostError
@@ -44,7 +45,9 @@ class StrictJsonParser(BaseParser):
         try:
             value = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
         except json.JSONDecodeError as error:
-            raise ParseError(f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}.") from None
+            raise ParseError(
+                f"The body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}."
+            ) from None
         except RecursionError:
             raise ParseError(f"The body is nested deeper than {MAX_DEPTH} levels.") from None
         except _Refused as error:
@@ -102,13 +105,14 @@ def check_text(text: str) -> None:
 class FirstRenderer(BaseContentNegotiation):
     """Answers in the one format that an address has, whatever Accept says (RFC 9110, 12.5.1 allows it)."""
 
-    def select_parser(self, request: Request, parsers: list[BaseParser]) -> BaseParser | None:
+    def select_parser(self, request: Request, parsers: Iterable[BaseParser]) -> BaseParser | None:
         """The parser whose media type is the request's, parameters apart; None leads to 415."""
         media_type = (request.content_type or "").partition(";")[0].strip().lower()
         return next((parser for parser in parsers if parser.media_type == media_type), None)
 
     def select_renderer(
-        self, request: Request, renderers: list[BaseRenderer], format_suffix: str | None = None
+        self, request: Request, renderers: Iterable[BaseRenderer], format_suffix: str | None = None
     ) -> tuple[BaseRenderer, str]:
         """The view's first renderer."""
-        return renderers[0], renderers[0].media_type or "application/json"
+        first = next(iter(renderers))
+        return first, first.media_type or "application/json"

@@ -24,7 +24,9 @@ def expected_revision(request: Request, *, required: bool) -> int | None:
     given = request.META.get("HTTP_IF_MATCH", "").strip()
     if not given:
         if required:
-            raise ApiError("precondition_required", "This change needs the header If-Match.", field="If-Match")
+            raise ApiError(
+                "precondition_required", "This change needs the header If-Match.", field="If-Match"
+            )
         return None
     if given == "*":
         return None
@@ -33,7 +35,10 @@ def expected_revision(request: Request, *, required: bool) -> int | None:
     found = _ETAG.fullmatch(given)
     if found is None:
         raise ApiError(
-            "bad_request", "If-Match holds no single ETag of ours.", field="If-Match", cure='Send the ETag as it came: "3".'
+            "bad_request",
+            "If-Match holds no single ETag of ours.",
+            field="If-Match",
+            cure='Send the ETag as it came: "3".',
         )
     return int(found[1])
 

@@ -45,19 +45,37 @@ class Kind:
 PROBLEMS: dict[str, Kind] = {
     # What is wrong with the request itself.
     "malformed_body": Kind(400, "The body is not acceptable JSON", "Send one JSON object in UTF-8."),
-    "validation_failed": Kind(400, "Some of what was sent is not right", "Correct the fields that `errors` names."),
-    "bad_request": Kind(400, "The request is malformed", "Compare it with the API's description at /api/v1/docs."),
-    "not_authenticated": Kind(401, "Not signed in", "Send Authorization: Bearer with an API token, or sign in."),
-    "sign_in_failed": Kind(401, "Sign-in refused", "Check e-mail and password; ask an admin for a new one-time password."),
-    "second_factor_required": Kind(401, "A second factor is needed", "Send `code` from your authenticator too."),
+    "validation_failed": Kind(
+        400, "Some of what was sent is not right", "Correct the fields that `errors` names."
+    ),
+    "bad_request": Kind(
+        400, "The request is malformed", "Compare it with the API's description at /api/v1/docs."
+    ),
+    "not_authenticated": Kind(
+        401, "Not signed in", "Send Authorization: Bearer with an API token, or sign in."
+    ),
+    "sign_in_failed": Kind(
+        401, "Sign-in refused", "Check e-mail and password; ask an admin for a new one-time password."
+    ),
+    "second_factor_required": Kind(
+        401, "A second factor is needed", "Send `code` from your authenticator too."
+    ),
     "permission_denied": Kind(403, "Not allowed", "Ask somebody whose role allows it."),
-    "csrf_failed": Kind(403, "The CSRF check failed", "Send the value of `csrf_token` (auth/me) as header X-CSRFToken."),
+    "csrf_failed": Kind(
+        403, "The CSRF check failed", "Send the value of `csrf_token` (auth/me) as header X-CSRFToken."
+    ),
     "password_change_required": Kind(
-        403, "Set a new password first", "POST /api/v1/auth/password with the one-time password and a new one."
+        403,
+        "Set a new password first",
+        "POST /api/v1/auth/password with the one-time password and a new one.",
     ),
     "needs_approval": Kind(403, "Another person must agree", "Ask a colleague to approve it."),
-    "not_found": Kind(404, "Not found", "Check the id, and that you are a member of the vault it belongs to."),
-    "method_not_allowed": Kind(405, "This address does not know that method", "Use one of those in the Allow header."),
+    "not_found": Kind(
+        404, "Not found", "Check the id, and that you are a member of the vault it belongs to."
+    ),
+    "method_not_allowed": Kind(
+        405, "This address does not know that method", "Use one of those in the Allow header."
+    ),
     "not_acceptable": Kind(406, "No answer in that format", "Ask for application/json."),
     # What is wrong with the moment.
     "conflict": Kind(409, "The present state does not allow this", "Read the object again, then decide."),
@@ -68,7 +86,9 @@ PROBLEMS: dict[str, Kind] = {
         409, "What the first request made is gone", "Use a new Idempotency-Key to make another."
     ),
     "stale_revision": Kind(
-        412, "Somebody changed it since you read it", "Read it again, look at what changed, repeat your change."
+        412,
+        "Somebody changed it since you read it",
+        "Read it again, look at what changed, repeat your change.",
     ),
     "body_too_large": Kind(413, "The body is too large", "Send less at a time."),
     "unsupported_media_type": Kind(415, "The body is not of a type taken here", "Send application/json."),
@@ -76,14 +96,20 @@ PROBLEMS: dict[str, Kind] = {
         422, "This Idempotency-Key was used for another request", "Use a new key for a new request."
     ),
     "precondition_required": Kind(
-        428, "Say which revision you have read", 'Send its ETag, such as If-Match: "3"; If-Match: * overwrites blindly.'
+        428,
+        "Say which revision you have read",
+        'Send its ETag, such as If-Match: "3"; If-Match: * overwrites blindly.',
     ),
     "rate_limited": Kind(429, "Too many requests", "Wait for the seconds that Retry-After names."),
     # What is wrong with us, or with whom we ask.
     "error": Kind(400, "This cannot be done", "See the cause."),
-    "internal_error": Kind(500, "Keystead failed", "Repeat later; give the request id to whoever runs Keystead."),
+    "internal_error": Kind(
+        500, "Keystead failed", "Repeat later; give the request id to whoever runs Keystead."
+    ),
     "provider_error": Kind(502, "The cloud refused or failed", "See the cause; test the CSP account."),
-    "unavailable": Kind(503, "Something that is needed does not answer", "Repeat the request a little later."),
+    "unavailable": Kind(
+        503, "Something that is needed does not answer", "Repeat the request a little later."
+    ),
 }
 
 _FIELD_CURES = {
@@ -102,7 +128,9 @@ _FIELD_CURES = {
 _FIELD_CURE = "Compare it with the API's description at /api/v1/docs."
 
 
-_MEMBERS = frozenset({"type", "title", "status", "code", "detail", "cure", "field", "errors", "request_id", "kind"})
+_MEMBERS = frozenset(
+    {"type", "title", "status", "code", "detail", "cure", "field", "errors", "request_id", "kind"}
+)
 
 
 class ApiError(Exception):
@@ -176,7 +204,9 @@ def handle_exception(error: Exception, context: dict[str, Any]) -> Response:
     An exception that nobody foresaw is logged with its traceback and answered without any of it.
     """
     request = context.get("request")
-    request_id = getattr(request, "request_id", "") or getattr(getattr(request, "_request", None), "request_id", "")
+    request_id = getattr(request, "request_id", "") or getattr(
+        getattr(request, "_request", None), "request_id", ""
+    )
     code, arguments, headers = _translate(error)
     if code == "internal_error":
         logger.error("unhandled exception in the API", exc_info=error, extra={"request_id": request_id})
@@ -211,13 +241,19 @@ def _translate(error: Exception) -> tuple[str, dict[str, Any], dict[str, str]]:
         return "unavailable", {"detail": "The database does not answer."}, {"Retry-After": "2"}
     if isinstance(error, DatabaseError):
         logger.error("the database refused a statement", exc_info=error)
-    return "internal_error", {"detail": "An unforeseen error ended this request; nothing more is known here."}, {}
+    return (
+        "internal_error",
+        {"detail": "An unforeseen error ended this request; nothing more is known here."},
+        {},
+    )
 
 
 def _translate_domain(error: DomainError) -> tuple[str, dict[str, Any], dict[str, str]]:
     code, kind = kind_of(error)
     headers: dict[str, str] = {}
-    extra = {name: value for name, value in error.context.items() if name not in _MEMBERS and _is_plain(value)}
+    extra = {
+        name: value for name, value in error.context.items() if name not in _MEMBERS and _is_plain(value)
+    }
     if error.code != code:
         extra["reason_code"] = error.code
     if "retry_after" in extra:
@@ -225,10 +261,20 @@ def _translate_domain(error: DomainError) -> tuple[str, dict[str, Any], dict[str
     elif kind.status == 503:
         headers["Retry-After"] = "2"
     errors = [
-        {"field": str(e.get("field", "")), "message": str(e.get("message", "")), "cure": str(e.get("cure") or _FIELD_CURE)}
+        {
+            "field": str(e.get("field", "")),
+            "message": str(e.get("message", "")),
+            "cure": str(e.get("cure") or _FIELD_CURE),
+        }
         for e in getattr(error, "errors", [])
     ]
-    arguments = {"detail": error.message, "kind": kind, "field": error.field, "cure": error.cure, "errors": errors}
+    arguments = {
+        "detail": error.message,
+        "kind": kind,
+        "field": error.field,
+        "cure": error.cure,
+        "errors": errors,
+    }
     return code, {**extra, **arguments}, headers
 
 
@@ -266,7 +312,7 @@ def _translate_drf(error: drf.APIException) -> tuple[str, dict[str, Any], dict[s
         case drf.UnsupportedMediaType():
             return "unsupported_media_type", {"detail": str(error.detail)}, headers
         case drf.Throttled():
-            wait = max(1, int(error.wait or 1))
+            wait = max(1, int(getattr(error, "wait", None) or 1))
             headers["Retry-After"] = str(wait)
             return "rate_limited", {"detail": f"Too many requests; the next is taken in {wait} s."}, headers
     return "bad_request", {"detail": str(error.detail)}, headers

@@ -111,7 +111,11 @@ class SavedViewList(ApiView):
         description="Keep a list's filter and columns under a name, for oneself or for everybody in the vault.",
         tag=TAG,
         request=CreateSavedViewSerializer,
-        request_example={"page": "cloud-keys", "name": "Due soon", "query": "state=ENABLED&ordering=next_rotation_at"},
+        request_example={
+            "page": "cloud-keys",
+            "name": "Due soon",
+            "query": "state=ENABLED&ordering=next_rotation_at",
+        },
         response=SavedViewCreatedSerializer,
         status=201,
         example={**VIEW, "idempotency_replayed": False},

@@ -117,7 +117,9 @@ class JsonObject(serializers.JSONField):
 class FieldErrorSerializer(serializers.Serializer[Any]):
     """One wrong field."""
 
-    field = serializers.CharField(help_text="Where, such as `name` or `tags[2].key`; empty for the whole body.")
+    field = serializers.CharField(
+        help_text="Where, such as `name` or `tags[2].key`; empty for the whole body."
+    )
     message = serializers.CharField(help_text="What is wrong.")
     cure = serializers.CharField(help_text="What to do.")
 
@@ -131,9 +133,13 @@ class ProblemSerializer(serializers.Serializer[Any]):
     code = serializers.CharField(help_text="What programs branch on; never renamed.")
     detail = serializers.CharField(help_text="The cause of this one problem.")
     cure = serializers.CharField(help_text="What to do about it.")
-    request_id = serializers.CharField(allow_blank=True, help_text="Stands in the log and in audit events too.")
+    request_id = serializers.CharField(
+        allow_blank=True, help_text="Stands in the log and in audit events too."
+    )
     field = serializers.CharField(required=False, help_text="The one field that is wrong.")
-    errors = FieldErrorSerializer(many=True, required=False, help_text="Every field that is wrong.")
+    errors = FieldErrorSerializer(  # type: ignore[assignment]  # RFC 9457 extension; hides Serializer.errors
+        many=True, required=False, help_text="Every field that is wrong."
+    )
 
 
 class ConfirmationSerializer(serializers.Serializer[Any]):
@@ -144,8 +150,12 @@ class ConfirmationSerializer(serializers.Serializer[Any]):
     confirmed = serializers.IntegerField()
     counted = serializers.IntegerField()
     milliseconds = serializers.IntegerField()
-    missing = serializers.ListField(child=serializers.CharField(), help_text="Worker processes that have not confirmed.")
-    bound_s = serializers.FloatField(help_text="Seconds after which those that are missing refuse by themselves.")
+    missing = serializers.ListField(
+        child=serializers.CharField(), help_text="Worker processes that have not confirmed."
+    )
+    bound_s = serializers.FloatField(
+        help_text="Seconds after which those that are missing refuse by themselves."
+    )
 
 
 def confirmation_data(confirmation: Confirmation | None) -> dict[str, Any] | None:

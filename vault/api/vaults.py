@@ -197,7 +197,9 @@ class VaultDetail(ApiView):
     )
     def patch(self, request: Any, vault_id: UUID) -> Response:
         """Update a vault."""
-        row = vaults.update_vault(request.actor, vault_id, expected_revision=request.expected, **request.data_in)
+        row = vaults.update_vault(
+            request.actor, vault_id, expected_revision=request.expected, **request.data_in
+        )
         return detail(row, VaultSerializer(row).data)
 
 
