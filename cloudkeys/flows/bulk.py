@@ -25,7 +25,7 @@ Act = Callable[[Actor, UUID, dict[str, Any]], Any]
 
 
 def requester(operation: Operation) -> Actor:
-    """Who asked, with the rights and the token's ceiling that they have now. Raises OperationError when they are gone."""
+    """Who asked, with the rights and the token's ceiling of now. Raises OperationError when they are gone."""
     who = operation.memo.get("actor", {})
     if who.get("type") == "system":
         return Actor.system("worker", operation.requested_by_name, operation.request_id)
@@ -65,6 +65,33 @@ ACTIONS: dict[str, Act] = {
 }
 
 
+# What a row may say: the arguments of create_cloud_key, and the key set.
+COLUMNS = frozenset(
+    {
+        "key_set",
+        "name",
+        "region",
+        "description",
+        "external_key_id",
+        "permitted_uses",
+        "administrators",
+        "users",
+        "tags",
+        "rotation_schedule",
+        "expiration",
+    }
+)
+
+
+def _id(value: Any) -> UUID:
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise ValidationFailed(
+            "This is no id.", field="id", cure="Give the id as the API shows it."
+        ) from None
+
+
 def act_on_items(ctx: StepContext) -> Later | None:
     """Input: action (a key of ACTIONS), ids, params. Result: done, failed [{id, code, message, cure}]."""
     act = ACTIONS.get(str(ctx.input.get("action")))
@@ -75,7 +102,7 @@ def act_on_items(ctx: StepContext) -> Later | None:
     params = dict(ctx.input.get("params") or {})
 
     def one(actor: Actor, item: Any) -> dict[str, Any]:
-        act(actor, UUID(str(item)), params)
+        act(actor, _id(item), params)
         return {"id": str(item)}
 
     return _each(ctx, list(ctx.input.get("ids", [])), one, lambda item: {"id": str(item)})
@@ -87,12 +114,22 @@ def create_rows(ctx: StepContext) -> Later | None:
 
     def one(actor: Actor, item: Any) -> dict[str, Any]:
         values = dict(item)
+        unknown = sorted(set(values) - COLUMNS)
+        if unknown:
+            raise ValidationFailed(
+                f"There is no column {unknown[0]}.",
+                field=unknown[0],
+                cure=f"Known are {', '.join(sorted(COLUMNS))}.",
+            )
         key_set_id = values.pop("key_set", None) or (target.pk if isinstance(target, KeySet) else None)
         if key_set_id is None:
             raise ValidationFailed(
                 "The key set is missing.", field="key_set", cure="Give its id in each row."
             )
-        made = cloud_keys.create_cloud_key(actor, UUID(str(key_set_id)), **values)
+        missing = [name for name in ("name", "region") if not values.get(name)]
+        if missing:
+            raise ValidationFailed("This is missing.", field=missing[0], cure="Give it in each row.")
+        made = cloud_keys.create_cloud_key(actor, _id(key_set_id), **values)
         return {"id": str(made.key.pk), "name": made.key.name}
 
     return _each(

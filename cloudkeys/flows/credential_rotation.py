@@ -174,7 +174,7 @@ def undo_create(ctx: StepContext) -> None:
 def verify(ctx: StepContext) -> Later | None:
     """The new access key signs in as the same user, and assumes the role where there is one."""
     account: CspAccount = ctx.target()
-    new = {
+    new: dict[str, Any] = {
         "access_key_id": account.pending_access_key_id,
         "secret_access_key": unseal(account, "pending_secret_access_key"),
     }

@@ -267,7 +267,9 @@ def _attempt(ctx: StepContext, flow: Flow, function: StepFunction) -> Outcome | 
         )
     if isinstance(answer, Later):
         return _wait(ctx, answer)
-    return _undone(ctx) if ctx.operation.undoing else _done(ctx)
+    if ctx.operation.undoing:
+        return _undone(ctx)
+    return _done(ctx)
 
 
 def _wait(ctx: StepContext, answer: Later) -> Outcome:

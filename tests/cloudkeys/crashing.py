@@ -19,8 +19,10 @@ from botocore.client import BaseClient
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
+from cloudkeys.flows import FLOWS
 from cloudkeys.models import Operation
 from cloudkeys.operations import runner
+from cloudkeys.operations.steps import Later
 
 MOST_POINTS = 200
 MOST_ROUNDS = 200
@@ -64,6 +66,31 @@ def crash_points(at: int | None) -> Iterator[CrashPoints]:
         patch.setattr(BaseClient, "_make_api_call", counted_call)
         patch.setattr(BaseDatabaseWrapper, "commit", counted_commit)
         yield points
+
+
+@contextmanager
+def before_step(kind: str, step: str, act: Callable[[], object]) -> Iterator[None]:
+    """Let something happen, once, just before that step of a flow runs."""
+    steps = FLOWS[kind].run
+    original = steps[step]
+    acts = [act]
+
+    def acted(ctx: Any) -> Any:
+        if acts:
+            acts.pop()()
+        return original(ctx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(steps, step, acted)
+        yield
+
+
+@contextmanager
+def held_at(kind: str, step: str) -> Iterator[None]:
+    """Let a flow come as far as that step, and wait there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(FLOWS[kind].run, step, lambda ctx: Later(0.0, "held by a test"))
+        yield
 
 
 def run_to_end(operation: Operation, pass_time: Callable[[], None] | None = None) -> Operation:

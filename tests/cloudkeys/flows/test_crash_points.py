@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from django.db.models import Count
 
-from cloudkeys.models import AwsStoreLink, CspAccount, Operation
-from cloudkeys.operations import cancel_operation
+from cloudkeys.models import AwsStoreLink, CspAccount, KeySet, Operation
+from cloudkeys.operations import cancel_operation, runner, start_operation
 from cloudkeys.services import accounts, cloud_keys, lifecycle, stores
-from cloudkeys.services.key_sets import KeySet
 from tests.cloudkeys.cloud import (
     REGION,
     Aws,
@@ -27,9 +26,10 @@ from tests.cloudkeys.cloud import (
     new_world,
     simulated_account,
 )
-from tests.cloudkeys.crashing import every_crash_point, run_to_end
+from tests.cloudkeys.crashing import every_crash_point, held_at, run_to_end
 from vault.actions import Action
 from vault.actors import Actor
+from vault.changes import change
 from vault.keys import unseal
 from vault.models import AuditEvent, Vault
 
@@ -164,19 +164,8 @@ def test_cancelling_a_key_that_is_half_made(shared: World, aws: Aws) -> None:
 
     def begin(world: World) -> Operation:
         operation = add_key(world, f"key-{next(numbers)}")
-        steps = ["wait_workers", "wait_store", "create_key", "create_alias"]
-        from cloudkeys.flows import FLOWS
-        from cloudkeys.operations import runner
-        from cloudkeys.operations.steps import Later
-
-        confirm = FLOWS["cloud_key.provision"].run["confirm"]
-        FLOWS["cloud_key.provision"].run["confirm"] = lambda ctx: Later(0, "held by the test")
-        try:
+        with held_at("cloud_key.provision", "confirm"):
             runner.run_operation(operation.pk)
-        finally:
-            FLOWS["cloud_key.provision"].run["confirm"] = confirm
-        operation.refresh_from_db()
-        assert [s["name"] for s in operation.steps if s["state"] == "DONE"] == steps
         return cancel_operation(world.actor, operation)
 
     def check(world: World, operation: Operation, where: str) -> None:
@@ -379,9 +368,6 @@ def working_credential(aws: Aws) -> Any:
 
 
 def test_bulk_creates_each_row_once(shared: World, aws: Aws) -> None:
-    from cloudkeys.operations import start_operation
-    from vault.changes import change
-
     numbers = iter(range(1000))
 
     def begin(world: World) -> Operation:

@@ -6,12 +6,11 @@ import json
 
 import pytest
 
-from cloudkeys.flows import FLOWS
 from cloudkeys.models import CloudKey, Operation
 from cloudkeys.operations import cancel_operation, retry_operation, runner
 from cloudkeys.services import cloud_keys, lifecycle
 from tests.cloudkeys.cloud import World, add_key, add_link, connected, linked
-from tests.cloudkeys.crashing import run_to_end
+from tests.cloudkeys.crashing import before_step, run_to_end
 from tests.cloudkeys.world import ACCOUNT
 from vault.actions import Action
 from vault.models import AuditEvent
@@ -98,17 +97,8 @@ def test_a_cancel_undoes_key_and_alias_and_a_new_try_takes_the_same_key(world: W
     connected(world)
     operation = add_key(world, "payments-prod")
     assert world.key is not None
-    original = FLOWS["cloud_key.provision"].run["create_alias"]
-
-    def cancelled_meanwhile(ctx: object) -> object:
-        cancel_operation(world.actor, operation)
-        return original(ctx)  # type: ignore[arg-type]
-
-    FLOWS["cloud_key.provision"].run["create_alias"] = cancelled_meanwhile
-    try:
+    with before_step("cloud_key.provision", "create_alias", lambda: cancel_operation(world.actor, operation)):
         run_to_end(operation)
-    finally:
-        FLOWS["cloud_key.provision"].run["create_alias"] = original
     assert operation.state == "CANCELLED"
     assert {step["name"]: step["state"] for step in operation.steps} == {
         "wait_workers": "DONE",
