@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from django.http import StreamingHttpResponse
-from drf_spectacular.types import OpenApiTypes
 from rest_framework import serializers
+from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
-from cloudkeys.api.key_shapes import KEYS, CloudKeyChanges, CloudKeySerializer, KeyFieldsInput, rows_of
+from cloudkeys.api.key_shapes import KEY, KEYS, CloudKeyChanges, CloudKeySerializer, KeyFieldsInput, listed
 from cloudkeys.api.shapes import (
     IDS,
     OPERATION,
@@ -23,11 +22,10 @@ from cloudkeys.api.shapes import (
     operation_data,
     read_operation,
 )
-from cloudkeys.models import CloudKey
 from cloudkeys.services import bulk
 from vault.api.endpoints import ApiView, done_or_begun, operation
 from vault.api.idempotency import Made, Replay
-from vault.api.listing import Filter, filtered, vault_of
+from vault.api.listing import Filter, choice, filtered, single, vault_of
 from vault.api.serializers import (
     CreatedMixin,
     PlainText,
@@ -36,6 +34,7 @@ from vault.api.serializers import (
     StrictSerializer,
 )  # fmt: skip
 from vault.permissions import Permission
+from vault.services.audit import csv_line
 
 TAG = "Cloud keys"
 EXPORTED = (
@@ -186,18 +185,13 @@ class CloudKeyCsv(ApiView):
         return done_or_begun(data, work.pk if work is not None else None)
 
 
-def _format(value: str) -> str:
-    if value not in ("csv", "jsonl"):
-        raise ValueError("it is csv or jsonl.")
-    return value
-
-
-_FORMAT = Filter(
-    "format",
-    "csv or jsonl (one JSON object a line).",
-    _format,
+_FORM = choice("as", "pk", ("csv", "jsonl"), "jsonl (one JSON object a line) or csv (RFC 4180).")
+_VAULT = Filter(
+    "vault",
+    "The vault, as for the list.",
+    str,
     lambda rows, values: rows,
-    {"enum": ["csv", "jsonl"]},
+    {"type": "string", "format": "uuid"},
 )
 
 
@@ -207,51 +201,42 @@ class CloudKeyExport(ApiView):
     @operation(
         "cloud_keys_export",
         summary="Export CloudKeys",
-        description="Every key that the filters leave, as CSV or as JSON lines; no limit, streamed. Never "
-        "holds key material.",
+        description="Every key that the filters leave, ordered by name, as one stream: JSON lines as in the list, or a CSV "
+        "table for spreadsheets (cells that would be taken for formulas get an apostrophe in front). Never holds key "
+        "material.",
         tag=TAG,
-        response=OpenApiTypes.STR,
-        example="id,name,key_set,region,state\r\n",
+        response=str,
+        example=json.dumps(KEY) + "\n",
         errors=(404,),
-        query=(*KEYS.filters, _FORMAT, Filter("vault", "The vault.", str, lambda rows, values: rows)),
-        media_type="text/csv",
+        query=(*KEYS.filters, _FORM, _VAULT),
+        media_type="application/jsonl",
+        or_answer=("text/csv", "id,name,key_set,region,state\r\n"),
     )
     def get(self, request: Any) -> Any:
         """GET"""
-        vault = vault_of(request, Permission.CLOUD_KEYS_VIEW)
-        rows = rows_of(request).filter(vault=vault)
-        if "kind" not in request.query_params:
-            rows = rows.filter(kind=CloudKey.Kind.USER)
-        rows = filtered(request, rows, (*KEYS.filters, _FORMAT)).order_by("name", "pk")
-        as_lines = request.query_params.get("format") == "jsonl"
-        body = _lines(rows) if as_lines else _csv(rows)
-        response = StreamingHttpResponse(
-            body, content_type="application/jsonl" if as_lines else "text/csv; charset=utf-8"
+        form = single(request, "as") or "jsonl"
+        rows = listed(request, vault_of(request, Permission.CLOUD_KEYS_VIEW))
+        rows = filtered(request, rows, KEYS.filters).order_by("name", "pk")
+        if form not in ("csv", "jsonl"):
+            filtered(request, rows, (_FORM,))  # raises, naming what is taken
+        as_csv = form == "csv"
+        return StreamingHttpResponse(
+            _csv(rows) if as_csv else _lines(rows),
+            content_type="text/csv; charset=utf-8" if as_csv else "application/jsonl",
+            headers={"Content-Disposition": f'attachment; filename="cloud-keys.{form}"'},
         )
-        response["Content-Disposition"] = (
-            f'attachment; filename="cloud-keys.{"jsonl" if as_lines else "csv"}"'
-        )
-        return response
 
 
-def _lines(rows: Any) -> Iterator[str]:
+def _lines(rows: Any) -> Iterator[bytes]:
     for row in rows.iterator(chunk_size=500):
-        yield json.dumps(CloudKeySerializer(row).data, default=str) + "\n"
+        yield JSONRenderer().render(CloudKeySerializer(row).data) + b"\n"
 
 
-def _csv(rows: Any) -> Iterator[str]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)
-    writer.writerow(EXPORTED)
+def _csv(rows: Any) -> Iterator[bytes]:
+    yield csv_line(EXPORTED)
     for row in rows.iterator(chunk_size=500):
-        writer.writerow([_cell(getattr(row, name)) for name in EXPORTED])
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
+        yield csv_line([_cell(getattr(row, name)) for name in EXPORTED])
 
 
-def _cell(value: Any) -> str:
-    text = "" if value is None else value.isoformat() if hasattr(value, "isoformat") else str(value)
-    # A spreadsheet would run such a cell as a formula (OWASP, "CSV injection").
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+def _cell(value: Any) -> Any:
+    return value.isoformat() if isinstance(value, datetime) else value

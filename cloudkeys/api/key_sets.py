@@ -20,7 +20,8 @@ from cloudkeys.api.shapes import (
     operation_data,
     read_operation,
 )  # fmt: skip
-from cloudkeys.api.stores import CREDENTIAL_ONCE, LinkInput, NewCredentialSerializer, new_credential_data
+from cloudkeys.api.store_links import LinkInput
+from cloudkeys.api.stores import CREDENTIAL_ONCE, NewCredentialSerializer, new_credential_data
 from cloudkeys.models import KeySet, XksKeyStore
 from cloudkeys.services import key_sets
 from cloudkeys.services.stores import LinkRequest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from cloudkeys.api import accounts, bulk, cloud_keys, key_sets, operations, stores, vaults
+from cloudkeys.api import accounts, bulk, cloud_keys, key_sets, operations, store_links, stores, vaults
 
 _V1 = "api/v1/"
 _KEY = f"{_V1}cloud-keys/<uuid:key_id>"
@@ -31,12 +31,12 @@ urlpatterns = [
     path(f"{_STORE}/unblock", stores.StoreUnblock.as_view()),
     path(f"{_STORE}/credentials", stores.StoreCredentials.as_view()),
     path(f"{_V1}xks-credentials/<uuid:credential_id>/retire", stores.CredentialRetire.as_view()),
-    path(f"{_V1}aws-store-links", stores.LinkList.as_view()),
-    path(_LINK, stores.LinkDetail.as_view()),
-    path(f"{_LINK}/link", stores.LinkLink.as_view()),
-    path(f"{_LINK}/connect", stores.LinkConnect.as_view()),
-    path(f"{_LINK}/disconnect", stores.LinkDisconnect.as_view()),
-    path(f"{_LINK}/refresh", stores.LinkRefresh.as_view()),
+    path(f"{_V1}aws-store-links", store_links.LinkList.as_view()),
+    path(_LINK, store_links.LinkDetail.as_view()),
+    path(f"{_LINK}/link", store_links.LinkLink.as_view()),
+    path(f"{_LINK}/connect", store_links.LinkConnect.as_view()),
+    path(f"{_LINK}/disconnect", store_links.LinkDisconnect.as_view()),
+    path(f"{_LINK}/refresh", store_links.LinkRefresh.as_view()),
     path(f"{_V1}cloud-keys", cloud_keys.CloudKeyList.as_view()),
     path(f"{_V1}cloud-keys/bulk", bulk.CloudKeyBulk.as_view()),
     path(f"{_V1}cloud-keys/csv", bulk.CloudKeyCsv.as_view()),

@@ -65,18 +65,22 @@ def as_json_lines(events: Iterable[AuditEvent]) -> Iterator[bytes]:
 
 def as_csv(events: Iterable[AuditEvent]) -> Iterator[bytes]:
     """RFC 4180 with a header line. A cell that a spreadsheet would take for a formula gets an apostrophe in front."""
-    yield _csv_line(COLUMNS)
+    yield csv_line(COLUMNS)
     for event in events:
         cells = []
         for value in event_data(event).values():
             text = "" if value is None else value
             if isinstance(text, dict | list):
                 text = json.dumps(text, ensure_ascii=False, separators=(",", ":"))
-            cells.append(f"'{text}" if str(text).startswith(("=", "+", "-", "@", "\t", "\r")) else str(text))
-        yield _csv_line(cells)
+            cells.append(text)
+        yield csv_line(cells)
 
 
-def _csv_line(cells: Iterable[str]) -> bytes:
+def csv_line(cells: Iterable[Any]) -> bytes:
+    """One line of RFC 4180. A cell that a spreadsheet would take for a formula (OWASP, "CSV injection") gets an apostrophe."""
+    texts = ["" if cell is None else str(cell) for cell in cells]
     line = io.StringIO()
-    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    csv.writer(line, lineterminator="\r\n").writerow(
+        f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text for text in texts
+    )
     return line.getvalue().encode()
