@@ -6,12 +6,19 @@ the snapshot in use, copying only the stores they touch, and take effect by one 
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from hmac import compare_digest
 from types import MappingProxyType
 
+import msgspec
+
 from xks import wire
 from xks.aead import Xaes256Gcm
+from xks.policy_rules import DenyAll, RuleSet, RulesInvalid, tags_of
+
+log = logging.getLogger("keystead.xks")
 
 MAX_SIGNING_KEYS = 64
 """Derived signing keys kept for each credential: a few regions over a few days."""
@@ -34,15 +41,27 @@ _METADATA_ANSWERS = {
 }
 
 
+class Bucket:
+    """What is left of a rate (xks/limits.py); it outlives the snapshots that refer to it."""
+
+    __slots__ = ("filled_at", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens = math.inf
+        """Never used yet: full, whatever full comes to be."""
+        self.filled_at = 0.0
+
+
 class Credential:
     """One access key id with its secret, and the signing keys that proved right."""
 
-    __slots__ = ("access_key_id", "secret", "signing_keys", "store_id")
+    __slots__ = ("access_key_id", "bucket", "secret", "signing_keys", "store_id")
 
     def __init__(self, record: wire.CredentialRecord, store_id: str) -> None:
         self.access_key_id = record.access_key_id
         self.secret = record.secret
         self.store_id = store_id
+        self.bucket = Bucket()
         self.signing_keys: dict[tuple[str, str], bytes] = {}
 
     def __repr__(self) -> str:
@@ -58,6 +77,30 @@ class Credential:
         self.signing_keys[date, region] = signing_key
 
 
+class CompiledRules:
+    """Rule sets made ready once, and shared by whatever names the same ones."""
+
+    def __init__(self) -> None:
+        self._ready: dict[bytes, RuleSet] = {}
+
+    def of(self, record: wire.RuleSetRecord | None) -> RuleSet | None:
+        """Return the compiled rules; rules that this node cannot read refuse everything."""
+        if record is None:
+            return None
+        content = msgspec.msgpack.encode(record)
+        ready = self._ready.get(content)
+        if ready is None:
+            try:
+                ready = RuleSet(record)
+            except RulesInvalid as error:
+                log.critical(
+                    "access rules %s version %d refuse everything: %s", record.id, record.version, error
+                )
+                ready = DenyAll(record)
+            self._ready[content] = ready
+        return ready
+
+
 class Key:
     """One external key, everything a request needs ready made."""
 
@@ -70,11 +113,14 @@ class Key:
         "id",
         "metadata_answer",
         "refusal",
+        "rules",
+        "shadow_rules",
         "store_id",
+        "tags",
         "versions",
     )
 
-    def __init__(self, record: wire.KeyRecord) -> None:
+    def __init__(self, record: wire.KeyRecord, compiled: CompiledRules) -> None:
         """Make ready what ``record`` says.
 
         Raises:
@@ -101,6 +147,9 @@ class Key:
             self.refusal = "the external key is pending deletion"
         uses: tuple[str, ...] = tuple(use for use in ("ENCRYPT", "DECRYPT") if use in record.uses)
         self.metadata_answer = _METADATA_ANSWERS[uses, self.refusal is None]
+        self.tags = tags_of(record.tags)
+        self.rules = compiled.of(record.rules)
+        self.shadow_rules = compiled.of(record.shadow_rules)
 
     def __repr__(self) -> str:
         return f"Key({self.id!r}, {self.external_key_id!r})"
@@ -112,16 +161,26 @@ class Store:
     __slots__ = (
         "allowed_regions",
         "blocked",
+        "bucket",
+        "credential_rate_per_s",
         "credentials",
         "health_key_id",
         "id",
         "keys",
         "max_staleness_s",
         "path_prefix",
+        "rate_per_s",
+        "rules",
+        "shadow_rules",
     )
 
     def __init__(
-        self, record: wire.StoreRecord, keys: dict[str, Key], credentials: tuple[Credential, ...]
+        self,
+        record: wire.StoreRecord,
+        keys: dict[str, Key],
+        credentials: tuple[Credential, ...],
+        bucket: Bucket,
+        compiled: CompiledRules,
     ) -> None:
         self.id = record.id
         self.path_prefix = record.path_prefix
@@ -131,6 +190,11 @@ class Store:
         self.allowed_regions = frozenset(record.allowed_regions)
         self.max_staleness_s = record.max_staleness_s
         self.keys = keys
+        self.bucket = bucket
+        self.rate_per_s = record.rate_per_s
+        self.credential_rate_per_s = record.credential_rate_per_s
+        self.rules = compiled.of(record.rules)
+        self.shadow_rules = compiled.of(record.shadow_rules)
 
     def copy(self) -> Store:
         """Return a copy with a key table of its own."""
@@ -181,11 +245,12 @@ def _index_prefixes(stores: Iterable[Store]) -> Mapping[str, Mapping[str, Creden
 class Serving:
     """The one mutable thing of a worker: which snapshot it serves from, and until when."""
 
-    __slots__ = ("_key_homes", "fleet_size", "keyring", "leased_at", "valid_for_s")
+    __slots__ = ("_key_homes", "counted_workers", "fleet_size", "keyring", "leased_at", "valid_for_s")
 
     def __init__(self) -> None:
         self.keyring = EMPTY
         self.fleet_size = 1
+        self.counted_workers = 1
         self.leased_at: float | None = None
         """Boot-time clock, seconds, of the last lease; None before the first."""
         self.valid_for_s = 0.0
@@ -206,6 +271,7 @@ class Serving:
         self.leased_at = issued_at
         self.valid_for_s = lease.valid_for_s
         self.fleet_size = max(1, lease.fleet_size)
+        self.counted_workers = max(1, lease.counted_workers)
         return True
 
     def expired(self, now: float, store: Store | None = None) -> bool:
@@ -247,6 +313,7 @@ class Change:
         self._generation = first.generation
         self._full = first.full
         self._stores: dict[str, Store] = {} if first.full else dict(held.stores)
+        self._compiled = CompiledRules()
         self._own: set[str] = set()  # stores that are this change's own and may be written to
         self._homes: dict[str, tuple[str, str] | None] = {}  # over those of serving, unless full
         # A change of keys only keeps the table of prefixes and credentials.
@@ -322,7 +389,9 @@ class Change:
         before = self._stores.get(record.id)
         keys = {} if before is None else before.keys if record.id in self._own else dict(before.keys)
         credentials = tuple(self._credential(item, record.id) for item in record.credentials)
-        self._stores[record.id] = Store(record, keys, credentials)
+        held = self._serving.keyring.stores.get(record.id)
+        bucket = held.bucket if held is not None else Bucket()
+        self._stores[record.id] = Store(record, keys, credentials, bucket, self._compiled)
         self._own.add(record.id)
         self._prefixes = None
 
@@ -339,7 +408,7 @@ class Change:
         store = self._writable(record.store_id)
         if record.state == "DESTROYED":
             return  # answered like a key that never was; its id stays reserved in the database
-        store.keys[record.external_key_id] = Key(record)
+        store.keys[record.external_key_id] = Key(record, self._compiled)
         self._homes[record.id] = (record.store_id, record.external_key_id)
 
     def _remove_key(self, key_id: str) -> None:

@@ -1,8 +1,8 @@
 """The four operations of the XKS protocol, from a whole request to the answer's body.
 
 The order of checks is fixed (first wrong thing wins): path 404, method 405, body too big 501 (these
-three before the body is read, in app.py), signature 401, too little known to act on 503, JSON and
-fields 400, blocked store 400, key 404, rules 403, state 400, usage 400, sizes and algorithms 501,
+three before the body is read, in app.py), signature 401, rate 429, too little known to act on 503,
+JSON and fields 400, blocked store 400, key 404, rules 403, state 400, usage 400, sizes and algorithms 501,
 then cryptography.
 
 Everything here is synchronous on purpose: a request takes the keyring once and is done before the
@@ -20,8 +20,9 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from xks import __version__, aead, sigv4
+from xks import __version__, aead, limits, sigv4
 from xks.bodies import (
+    CallerMetadata,
     DecryptBody,
     EncryptBody,
     HealthBody,
@@ -41,7 +42,7 @@ from xks.errors import (
     UnsupportedOperationException,
 )
 from xks.keyring import Key, Keyring, Serving, Store
-from xks.policy import Judge, trust_iam
+from xks.policy import Judge, RulesJudge
 
 log = logging.getLogger("keystead.xks")
 
@@ -117,11 +118,11 @@ class Request(NamedTuple):
 class Engine:
     """Answers requests from what a worker serves."""
 
-    def __init__(self, serving: Serving, *, node_name: str, judge: Judge = trust_iam) -> None:
-        """``node_name`` names this node in the health answer."""
+    def __init__(self, serving: Serving, *, node_name: str, judge: Judge | None = None) -> None:
+        """``node_name`` names this node in the health answer; ``judge`` replaces the owners' rules."""
         self.serving = serving
         self.node_name = node_name
-        self._judge = judge
+        self._judge = RulesJudge() if judge is None else judge
 
     def check_prefix(self, route: Route, boot_now: float) -> None:
         """Refuse a path whose prefix is not served, before anything of the body is read.
@@ -157,13 +158,13 @@ class Engine:
             return self._health(store)
         if operation == "metadata":
             metadata_body = decode_body(MetadataBody, request.body)
-            key = self._permitted_key(store, request.route, metadata_body.request_metadata, context)
+            key = self._permitted_key(store, request.route, metadata_body.request_metadata, context, now)
             return key.metadata_answer
         if operation == "encrypt":
             encrypt_body = decode_body(EncryptBody, request.body)
             plaintext = base64_field("plaintext", encrypt_body.plaintext)
             aad = base64_field("additionalAuthenticatedData", encrypt_body.additional_authenticated_data)
-            key = self._permitted_key(store, request.route, encrypt_body.request_metadata, context)
+            key = self._permitted_key(store, request.route, encrypt_body.request_metadata, context, now)
             return _encrypt(key, encrypt_body, plaintext, aad, context)
         decrypt_body = decode_body(DecryptBody, request.body)
         sealed = aead.Sealed(
@@ -173,7 +174,7 @@ class Engine:
             base64_field("authenticationTag", decrypt_body.authentication_tag),
         )
         aad = base64_field("additionalAuthenticatedData", decrypt_body.additional_authenticated_data)
-        key = self._permitted_key(store, request.route, decrypt_body.request_metadata, context)
+        key = self._permitted_key(store, request.route, decrypt_body.request_metadata, context, now)
         return _decrypt(key, decrypt_body.encryption_algorithm, sealed, aad, context)
 
     def _doubt(self, boot_now: float) -> None:
@@ -206,12 +207,17 @@ class Engine:
         except AuthenticationFailedException:
             self._doubt(boot_now)
             raise
+        # Before anything of it goes into the journal: what is refused here is only counted.
+        if request.route.operation != "health":
+            limits.admit(store, credential, self.serving.counted_workers, boot_now)
         context.store = store
         context.access_key_id = credential.access_key_id
         context.region = region
         return store
 
-    def _permitted_key(self, store: Store, route: Route, metadata: RequestMetadata, context: Context) -> Key:
+    def _permitted_key(
+        self, store: Store, route: Route, metadata: CallerMetadata, context: Context, now: float
+    ) -> Key:
         """Return the key, after the checks that all operations on a key share."""
         context.metadata = metadata
         _check_store(store)
@@ -219,7 +225,7 @@ class Engine:
         if key is None:
             raise KeyNotFoundException("there is no such external key in this key store")
         context.key = key
-        self._judge(store, key, route.operation, metadata)
+        self._judge(store, key, route.operation, metadata, now)
         return key
 
     def _health(self, store: Store) -> bytes:

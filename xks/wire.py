@@ -43,6 +43,35 @@ class FrameError(Exception):
     """The peer sent something that is not a frame of this protocol; the connection must end."""
 
 
+class ConditionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One condition of an access rule: it holds when any of ``values`` matches, or none with ``negated``.
+
+    ``field`` is one of those of ``xks.policy_rules.FIELDS``; ``tag`` names the tag for key_tag.  They are
+    plain text here, so that a worker can refuse a rule it does not know instead of the whole message.
+    """
+
+    field: str
+    values: tuple[str, ...]
+    negated: bool = False
+    tag: str = ""
+
+
+class RuleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One access rule: it matches when all of its conditions hold.  ``effect`` is ALLOW or DENY."""
+
+    name: str
+    effect: str
+    conditions: tuple[ConditionRecord, ...] = ()
+
+
+class RuleSetRecord(msgspec.Struct, frozen=True):
+    """One version of the access rules of a store or a key, in the order in which they are looked at."""
+
+    id: str
+    version: int
+    rules: tuple[RuleRecord, ...]
+
+
 class CredentialRecord(msgspec.Struct, frozen=True):
     """One live XKS proxy credential.
 
@@ -57,7 +86,7 @@ class CredentialRecord(msgspec.Struct, frozen=True):
         return f"CredentialRecord(access_key_id={self.access_key_id!r}, secret=***)"
 
 
-class StoreRecord(msgspec.Struct, frozen=True):
+class StoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One external key store as the data plane sees it.
 
     ``path_prefix`` is "" or "/a/b" (leading slash, none trailing).  Several stores may share the
@@ -65,6 +94,9 @@ class StoreRecord(msgspec.Struct, frozen=True):
     ``blocked`` is true when the store or its vault is blocked.  ``health_key_id`` is the external
     key id of the store's health-check key.  ``allowed_regions`` empty means any.
     ``max_staleness_s`` (seconds), when not None, replaces the lease's own ``valid_for_s``.
+    ``rules`` None means that AWS IAM is trusted; ``shadow_rules`` are judged by and counted, and refuse
+    nobody.  The two rates are requests a second for the whole fleet, None for no limit;
+    ``credential_rate_per_s`` holds for each of the store's credentials by itself.
     """
 
     id: str
@@ -74,6 +106,10 @@ class StoreRecord(msgspec.Struct, frozen=True):
     health_key_id: str | None = None
     allowed_regions: list[str] = msgspec.field(default_factory=list)
     max_staleness_s: float | None = None
+    rules: RuleSetRecord | None = None
+    shadow_rules: RuleSetRecord | None = None
+    rate_per_s: float | None = None
+    credential_rate_per_s: float | None = None
 
 
 class VersionRecord(msgspec.Struct, frozen=True):
@@ -86,11 +122,12 @@ class VersionRecord(msgspec.Struct, frozen=True):
         return f"VersionRecord(number={self.number}, material=***)"
 
 
-class KeyRecord(msgspec.Struct, frozen=True):
+class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One external key, every version of it that may still be needed to decrypt.
 
     Versions of disabled and blocked keys are sent too (the state decides); a DESTROYED key has
-    none, and stays known so that its id is answered with 404 and never used again.
+    none, and stays known so that its id is answered with 404 and never used again.  ``rules`` and
+    ``shadow_rules`` are the key's own, beside those of its store; ``tags`` are what they may look at.
     """
 
     id: str
@@ -101,6 +138,9 @@ class KeyRecord(msgspec.Struct, frozen=True):
     uses: list[KeyUse]
     current_version: int
     versions: list[VersionRecord]
+    tags: dict[str, str] = msgspec.field(default_factory=dict)
+    rules: RuleSetRecord | None = None
+    shadow_rules: RuleSetRecord | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -150,13 +190,15 @@ class Lease(msgspec.Struct, frozen=True, tag="lease"):
     that waited in the socket of a stopped worker must not come alive late.  The worker may serve
     until ``issued_at_s + valid_for_s`` (or a store's own ``max_staleness_s``), and takes no notice
     of a lease for a generation higher than its own.  ``fleet_size`` is the number of nodes that serve
-    this endpoint, as told to KMS by the health answer.
+    this endpoint, as told to KMS by the health answer; ``counted_workers`` is the number of worker
+    processes of all of them, among which rates for the fleet are shared.
     """
 
     generation: int
     valid_for_s: float
     issued_at_s: float
     fleet_size: int = 1
+    counted_workers: int = 1
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied"):
@@ -172,8 +214,29 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
     pid: int
 
 
+class ShadowCount(msgspec.Struct, frozen=True):
+    """What one version of shadowed rules would have done since the last report.
+
+    ``denied`` counts by the name of the denying rule, "" for no rule having allowed; ``principals``
+    counts the denied by awsPrincipalArn, as many as are kept, the others under "".
+    """
+
+    rule_set_id: str
+    version: int
+    judged: int
+    denied: dict[str, int]
+    principals: dict[str, int]
+
+
+class ShadowReport(msgspec.Struct, frozen=True, tag="shadow"):
+    """A worker tells what shadowed rules would have done; sent only where there are any."""
+
+    pid: int
+    counts: list[ShadowCount]
+
+
 AgentMessage = Delta | Lease
-WorkerMessage = Hello | Applied | Goodbye
+WorkerMessage = Hello | Applied | Goodbye | ShadowReport
 
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)

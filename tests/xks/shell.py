@@ -13,7 +13,7 @@ from xks.app import App
 from xks.journal import MemoryJournal
 from xks.keyring import Change, Serving
 from xks.operations import Engine
-from xks.policy import Judge, trust_iam
+from xks.policy import Judge
 
 
 class HeaderTable:
@@ -100,7 +100,7 @@ def apply(serving: Serving, *deltas: wire.Delta) -> None:
 class Shell:
     """An application that serves the stores of :mod:`tests.xks.world`."""
 
-    def __init__(self, *, judge: Judge = trust_iam, budget_s: float = 5.0, loaded: bool = True) -> None:
+    def __init__(self, *, judge: Judge | None = None, budget_s: float = 5.0, loaded: bool = True) -> None:
         self.serving = Serving()
         if loaded:
             apply(self.serving, *world.full_load())

@@ -11,7 +11,7 @@ from tests.xks import world
 from tests.xks.shell import Answer, FakeExchange, FakeScope, HeaderTable, Shell, apply
 from xks import aead, wire
 from xks.app import MAX_BODY_BYTES
-from xks.bodies import RequestMetadata
+from xks.bodies import CallerMetadata
 from xks.errors import AccessDeniedException, error_body
 from xks.journal import JournalUnavailable, MemoryJournal, Record
 from xks.keyring import Key, Store
@@ -192,7 +192,7 @@ async def test_every_authenticated_request_is_recorded(
 
 
 async def test_denied_use_is_recorded() -> None:
-    def deny(store: Store, key: Key, operation: str, metadata: RequestMetadata) -> None:
+    def deny(store: Store, key: Key, operation: str, metadata: CallerMetadata, now: float) -> None:
         raise AccessDeniedException("no")
 
     shell = Shell(judge=deny)

@@ -8,13 +8,13 @@ import pytest
 from tests.xks import world
 from tests.xks.shell import Answer, Shell, apply
 from xks import wire
-from xks.bodies import RequestMetadata
+from xks.bodies import CallerMetadata
 from xks.errors import AccessDeniedException, XksError
 from xks.keyring import Key, Store
 from xks.operations import parse_path
 
 
-def deny(store: Store, key: Key, operation: str, metadata: RequestMetadata) -> None:
+def deny(store: Store, key: Key, operation: str, metadata: CallerMetadata, now: float) -> None:
     raise AccessDeniedException("rule 1 denies this principal")
 
 

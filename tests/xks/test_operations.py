@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from tests.xks import world
 from tests.xks.shell import Shell, apply
 from xks import aead, wire
-from xks.bodies import RequestMetadata
+from xks.bodies import CallerMetadata
 from xks.errors import AccessDeniedException
 from xks.keyring import Key, Store
 
 
-def deny(store: Store, key: Key, operation: str, metadata: RequestMetadata) -> None:
+def deny(store: Store, key: Key, operation: str, metadata: CallerMetadata, now: float) -> None:
     raise AccessDeniedException("rule 1 denies this principal")
 
 
