@@ -13,6 +13,7 @@ from datetime import timedelta
 from django.db import models
 
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, XksKeyStore
+from vault.actions import Action
 from vault.models import Vault
 from vault.permissions import Permission
 
@@ -43,6 +44,7 @@ class Kind:
     supersedes: unfinished kinds of the same target that are cancelled when this one is asked for.
     permission: what retrying or cancelling it needs on its target, beside operations.manage. Starting is authorised by
     the service that starts it; nobody gets by a retry what they could not ask for.
+    guarded_by: the action whose approval a retry needs anew (vault.approvals).
     in_requesters_name: what it does is done with the rights of who asked, so nobody else may take it up.
     no_return: the step after which a cancel comes too late.
     give_up_after: how long transient errors are retried; then the operation fails, and can be retried by hand.
@@ -55,6 +57,7 @@ class Kind:
     targets: tuple[str, ...] = ("cloudkey",)
     exclusive: bool = False
     supersedes: frozenset[str] = frozenset()
+    guarded_by: Action | None = None
     no_return: str = ""
     in_requesters_name: bool = False
     give_up_after: timedelta = timedelta(hours=24)
@@ -145,6 +148,7 @@ KINDS: dict[str, Kind] = _by_name(
                 ("enable_here", "Enable the CloudKey"),
                 ("wait_workers", "Every XKS worker serves it"),
             ),
+            guarded_by=Action.CLOUD_KEY_ENABLE,
             no_return="enable_here",
         ),
         Kind(
@@ -152,6 +156,7 @@ KINDS: dict[str, Kind] = _by_name(
             "Schedule the KMS key's deletion",
             Permission.CLOUD_KEYS_DESTROY,
             _steps(("schedule_kms", "Schedule the deletion in AWS KMS")),
+            guarded_by=Action.CLOUD_KEY_SCHEDULE_DELETION,
             supersedes=frozenset({"cloud_key.enable", "cloud_key.cancel_deletion"}),
         ),
         Kind(
@@ -174,6 +179,7 @@ KINDS: dict[str, Kind] = _by_name(
                 ("destroy_material", "Destroy the key material"),
             ),
             exclusive=True,
+            guarded_by=Action.CLOUD_KEY_DESTROY,
             no_return="destroy_material",
             give_up_after=timedelta(days=45),
         ),

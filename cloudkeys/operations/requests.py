@@ -15,6 +15,7 @@ from cloudkeys.models import Operation
 from cloudkeys.operations.kinds import KINDS, TARGETS, Kind
 from vault.actions import Action
 from vault.actors import Actor
+from vault.approvals import check_approval
 from vault.celery import app
 from vault.changes import change
 from vault.errors import Conflict, PermissionDenied
@@ -108,7 +109,7 @@ def retry_operation(actor: Actor, operation: Operation) -> Operation:
     """
     with change(actor) as tx:
         row = actor.fetch(Operation, operation.pk, Permission.OPERATIONS_MANAGE, lock=True)
-        _require_on_target(actor, row)
+        target = _require_on_target(actor, row)
         if row.state != Operation.State.FAILED:
             raise Conflict(
                 f"Only a failed operation can be retried; this one is {row.get_state_display().lower()}.",
@@ -117,6 +118,8 @@ def retry_operation(actor: Actor, operation: Operation) -> Operation:
         declared = KINDS[row.kind]
         if declared.exclusive:
             _refuse_conflict(declared, row, list(_unfinished(row.target_id)))
+        if declared.guarded_by is not None and target is not None:
+            check_approval(actor, declared.guarded_by, target)
         before = row.error
         # What was made and not undone stays known, so that it is taken up and not doubled.
         for name in ("undo_because", "reconnects"):
@@ -175,18 +178,19 @@ def cancel_superseded(target: models.Model, *kinds: str) -> None:
         _request_cancel(other)
 
 
-def _require_on_target(actor: Actor, row: Operation) -> None:
-    """Nobody gets by a retry or a cancel what they could not ask for themselves (role, group, approval)."""
+def _require_on_target(actor: Actor, row: Operation) -> models.Model | None:
+    """The target; nobody gets by a retry or a cancel what they could not ask for themselves (role, group)."""
     declared = KINDS[row.kind]
     target = TARGETS[row.target_type]._default_manager.filter(pk=row.target_id).first()
     if target is None:
-        return
+        return None
     actor.require(declared.permission, target)
     if declared.in_requesters_name and actor.user != row.requested_by and not actor.trusted:
         raise PermissionDenied(
             f"This operation acts in the name of {row.requested_by_name}; only they can retry or cancel it.",
             cure="Ask them, or start your own.",
         )
+    return target
 
 
 def _request_cancel(operation: Operation) -> None:
