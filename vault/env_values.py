@@ -19,7 +19,12 @@ def text(value: str) -> str:
 
 def path(value: str) -> Path:
     """A path, absolute from here on."""
-    return Path(value).expanduser().absolute()
+    if "\0" in value:
+        raise ValueError("a path holds no zero byte.")
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError:  # ~name of somebody who is not known here
+        raise ValueError(f"{value!r} begins with the home folder of an unknown user.") from None
 
 
 def switch(value: str) -> bool:

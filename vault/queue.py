@@ -12,7 +12,6 @@ LONGEST_WAIT = 0.2
 class FolderTransport(filesystem.Transport):
     """Messages are files in a folder (see CELERY_BROKER_TRANSPORT_OPTIONS in vault.settings)."""
 
-    def drain_events(self, connection: Any, **kwargs: Any) -> Any:
+    def drain_events(self, connection: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """Wait for a message, at most LONGEST_WAIT seconds. Raises TimeoutError when none came."""
-        wait = min(kwargs.pop("timeout", None) or LONGEST_WAIT, LONGEST_WAIT)
-        return super().drain_events(connection, timeout=wait, **kwargs)
+        return super().drain_events(connection, timeout=min(timeout or LONGEST_WAIT, LONGEST_WAIT), **kwargs)

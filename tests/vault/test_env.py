@@ -15,7 +15,7 @@ from vault import env
 
 # For each setting a text that is right, its value, and texts that are wrong.
 CASES: dict[str, tuple[str, object, list[str]]] = {
-    "KEYSTEAD_DATA_DIR": ("/srv/keystead", Path("/srv/keystead"), []),
+    "KEYSTEAD_DATA_DIR": ("/srv/keystead", Path("/srv/keystead"), ["~nobody-known/x", "/a\0b"]),
     "KEYSTEAD_DATABASE_URL": (
         "postgres://ada:p%40ss@db.test:5433/keys?sslmode=verify-full",
         env.DatabaseUrl("db.test", 5433, "keys", "ada", "p@ss", {"sslmode": "verify-full"}),

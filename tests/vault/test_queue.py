@@ -1,0 +1,96 @@
+"""vault.queue and vault.celery: messages through the data folder, and the pulse of worker and beat."""
+
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Connection
+
+from vault import celery as celery_module
+from vault import probe, queue
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Any:
+    """Yield a connection to a queue in a folder of its own."""
+    for name in ("queue", "control"):
+        (tmp_path / name).mkdir()
+    options = {
+        "data_folder_in": str(tmp_path / "queue"),
+        "data_folder_out": str(tmp_path / "queue"),
+        "control_folder": str(tmp_path / "control"),
+        "polling_interval": 0.01,
+    }
+    with Connection(
+        "localhost", transport="vault.queue:FolderTransport", transport_options=options
+    ) as opened:
+        yield opened
+
+
+def test_a_message_goes_through_a_file(connection, tmp_path):
+    with connection.SimpleQueue("work") as work:
+        work.put({"operation": "o1"})
+        assert len(list((tmp_path / "queue").iterdir())) == 1
+        message = work.get(timeout=5)
+        assert message.payload == {"operation": "o1"}
+        message.ack()
+    assert list((tmp_path / "queue").iterdir()) == []
+
+
+def test_an_idle_worker_looks_up_often_enough_to_stop_in_time(connection):
+    with connection.SimpleQueue("work"):
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connection.drain_events(timeout=2.0)
+        assert time.monotonic() - began < queue.LONGEST_WAIT * 4
+
+
+def test_the_app_uses_it_when_there_is_no_redis(settings):
+    app = celery_module.app
+    if settings.CELERY_BROKER_URL.startswith("redis"):
+        assert app.connection().as_uri().startswith("redis://")
+    else:
+        assert isinstance(app.connection().transport, queue.FolderTransport)
+    assert app.conf.task_acks_late
+    assert app.conf.accept_content == ["json"]
+    assert app.conf.task_ignore_result
+
+
+class Timer:
+    """Records what is to be called repeatedly."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def call_repeatedly(self, seconds: float, function: Any, args: tuple[Any, ...]) -> None:
+        """Record."""
+        self.calls.append((seconds, function, args))
+
+
+def test_the_worker_shows_its_pulse_and_nothing_else(data_dir):
+    (data_dir / "run").mkdir()
+    sender = type("Consumer", (), {"timer": Timer()})()
+    before = signal.getsignal(signal.SIGUSR1)
+    try:
+        celery_module.start_pulse(sender)
+        # Celery would print every thread's local variables.
+        assert signal.getsignal(signal.SIGUSR1) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert probe.has_pulse("worker")
+    assert sender.timer.calls == [(probe.PULSE_SECONDS, probe.beat_pulse, ("worker",))]
+
+
+def test_beat_shows_its_pulse_at_each_tick_and_keeps_no_file(data_dir):
+    (data_dir / "run").mkdir()
+    app = Celery("test", broker="memory://")
+    scheduler = celery_module.BeatScheduler(app)
+    scheduler.setup_schedule()
+    wait = scheduler.tick()
+    assert 0 <= wait <= probe.PULSE_SECONDS
+    assert probe.has_pulse("beat")
+    assert [path.name for path in (data_dir / "run").iterdir()] == ["beat.pulse"]
+    app.close()
