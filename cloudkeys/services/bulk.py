@@ -128,7 +128,7 @@ def _require_all(vault: Vault, ids: Sequence[UUID]) -> None:
     ]
     if errors:
         raise ValidationFailed(
-            f"{len(errors)} of these ids are no CloudKeys of this vault.", field="ids", errors=errors[:20]
+            f"{len(errors)} of these ids are no CloudKeys of this vault.", errors=errors[:20]
         )
 
 

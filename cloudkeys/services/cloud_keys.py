@@ -200,6 +200,7 @@ def refresh_cloud_key(actor: Actor, key_id: UUID) -> Operation:
     """Read what AWS says of the KMS key into `cloud_state`; our state never changes by it."""
     with change(actor) as tx:
         key: CloudKey = actor.fetch(CloudKey, key_id, Permission.CLOUD_KEYS_UPDATE, lock=True)
+        require_live_vault(key.vault)
         if not key.kms_key_id:
             raise Conflict("This key has no KMS key to ask AWS about.", cure="Link it first.")
         operation = start_operation(actor, "cloud_key.refresh", key)

@@ -250,8 +250,11 @@ def add_link(
     if existing is not None:
         existing.delete()
     link.save(force_insert=True)
-    tx.audit(Action.STORE_LINK_CREATE, link, after=snapshot(link, *_LINK_AUDITED))
     operation = start_operation(actor, "store_link.create", link) if link.linked else None
+    tx.audit(
+        Action.STORE_LINK_CREATE, link, after=snapshot(link, *_LINK_AUDITED),
+        detail={"operation": str(operation.pk)} if operation is not None else {},
+    )  # fmt: skip
     return LinkAdded(link, operation)
 
 

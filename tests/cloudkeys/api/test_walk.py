@@ -29,9 +29,7 @@ def signed_in(cast: Cast, email: str, password: str) -> ApiClient:
     """Sign in with the one-time password, set a new one, and go on with a token."""
     browser = ApiClient().django
     answer = ok(
-        browser.post(
-            "/api/v1/auth/sign-in", {"email": email, "password": password}, "application/json"
-        ),
+        browser.post("/api/v1/auth/sign-in", {"email": email, "password": password}, "application/json"),
         200,
     )
     assert answer["must_change_password"]
@@ -53,7 +51,12 @@ def test_the_whole_guide(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     vault = ok(
         cast.api("appliance").post(
             "/api/v1/vaults",
-            {"name": "Guide", "description": "HYOK", "admin_name": "Grace", "admin_email": "grace@example.com"},
+            {
+                "name": "Guide",
+                "description": "HYOK",
+                "admin_name": "Grace",
+                "admin_email": "grace@example.com",
+            },
         ),
         201,
     )
@@ -160,7 +163,9 @@ def test_a_key_of_an_unlinked_store_from_birth_to_end(cast: Cast) -> None:
         201,
     )["link"]
     noted = api.patch(
-        f"/api/v1/aws-store-links/{link['id']}", {"custom_key_store_id": "cks-1234567890abcdef0"}, if_match='"1"'
+        f"/api/v1/aws-store-links/{link['id']}",
+        {"custom_key_store_id": "cks-1234567890abcdef0"},
+        if_match='"1"',
     )
     assert ok(noted, 200)["operation"] is None
     response = api.post(
@@ -177,18 +182,25 @@ def test_a_key_of_an_unlinked_store_from_birth_to_end(cast: Cast) -> None:
     rotated = ok(api.post(f"{url}/rotate"), 202)
     assert (rotated["operation"]["kind"], rotated["cloud_key"]["current_version"]) == ("cloud_key.rotate", 1)
     first, second = ok(api.get(f"{url}/versions"), 200)
-    assert (first["number"], first["current"], second["current"], second["activated_at"]) == (1, True, False, None)
+    assert (first["number"], first["current"], second["current"], second["activated_at"]) == (
+        1,
+        True,
+        False,
+        None,
+    )
     # Block, unblock, retire.
     assert ok(api.post(f"{url}/block", {"reason": "Incident 7"}), 200)["cloud_key"]["blocked"] is True
     assert ok(api.post(f"{url}/unblock"), 200)["cloud_key"]["blocked"] is False
     assert ok(api.post(f"{url}/retire"), 200)["cloud_key"]["permitted_uses"] == ["DECRYPT"]
     assert api.post(f"{url}/retire").status_code == 409
     # Deletion: the name, the window, the admin's word.
-    assert ok(api.post(f"{url}/schedule-deletion", {"confirm_name": "Archive"}), 400)["field"] == "confirm_name"
+    assert (
+        ok(api.post(f"{url}/schedule-deletion", {"confirm_name": "Archive"}), 400)["field"] == "confirm_name"
+    )
     assert ok(api.post(f"{url}/schedule-deletion", {"confirm_name": "archive", "window_days": 6}), 400)
-    scheduled = ok(
-        api.post(f"{url}/schedule-deletion", {"confirm_name": "archive", "window_days": 7}), 200
-    )["cloud_key"]
+    scheduled = ok(api.post(f"{url}/schedule-deletion", {"confirm_name": "archive", "window_days": 7}), 200)[
+        "cloud_key"
+    ]
     assert scheduled["state"] == "PENDING_DELETION"
     assert ok(api.post(f"{url}/cancel-deletion"), 200)["cloud_key"]["state"] == "DISABLED"
     assert ok(api.post(f"{url}/enable"), 200)["cloud_key"]["state"] == "ENABLED"
@@ -196,7 +208,9 @@ def test_a_key_of_an_unlinked_store_from_birth_to_end(cast: Cast) -> None:
     end = {"confirm_name": "archive", "pointer_is_gone": True}
     assert ok(api.post(f"{url}/destroy", end), 409)["cure"].startswith("Schedule the deletion")
     CloudKey.objects.update(delete_after=timezone.now() - timedelta(seconds=1))
-    assert ok(api.post(f"{url}/destroy", {**end, "pointer_is_gone": False}), 400)["field"] == "pointer_is_gone"
+    assert (
+        ok(api.post(f"{url}/destroy", {**end, "pointer_is_gone": False}), 400)["field"] == "pointer_is_gone"
+    )
     destroyed = ok(api.post(f"{url}/destroy", end), 200)["cloud_key"]
     assert (destroyed["state"], destroyed["delete_after"]) == ("DESTROYED", None)
     assert all(version["destroyed_at"] for version in ok(api.get(f"{url}/versions"), 200))
@@ -226,7 +240,9 @@ def test_operations_are_cancelled_and_retried(cast: Cast) -> None:
     assert url.rsplit("/", 1)[1] in again["cure"]
     assert ok(api.post(f"{url}/retry"), 409)["code"] == "conflict"
     assert ok(api.post(f"{url}/cancel"), 200)["cancel_requested"] is True
-    Operation.objects.update(state="FAILED", error={"code": "x", "cause": "y", "cure": "z", "permanent": True})
+    Operation.objects.update(
+        state="FAILED", error={"code": "x", "cause": "y", "cure": "z", "permanent": True}
+    )
     (failed,) = ok(api.get("/api/v1/operations", state="FAILED", target=account["id"]), 200)["items"]
     assert failed["error"]["cause"] == "y"
     assert ok(api.post(f"{url}/retry"), 200)["state"] == "WAITING"
