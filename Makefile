@@ -39,6 +39,10 @@ test: $(DEV) $(PACKAGES) ## Run the tests, on PostgreSQL and again on SQLite
 test-long: $(DEV) $(PACKAGES) ## Run the tests that take minutes
 	@$(BIN)/python scripts/run_tests.py --long $(ARGS)
 
+.PHONY: bench-rules
+bench-rules: $(DEV) ## Measure what access rules cost a request
+	@$(BIN)/python scripts/bench_rules.py $(ARGS)
+
 .PHONY: check
 check: $(DEV) ## Check style, types, layers, migrations, deployment settings, lock files, licences
 	@scripts/check.sh

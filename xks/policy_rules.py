@@ -9,8 +9,9 @@ judged by principal, operation and VPC alone: other conditions are taken in the 
 is that an allow rule is read without them, and a denial that has any never matches.
 
 For each field there is a table from a value to a mask of the rules whose conditions on that field all
-hold; the rules that match a request are the AND of a few masks.  The tables fill as values are seen
-(only ever after a valid signature) and are emptied when full.
+hold; the rules that match a request are the AND of a few masks, the clock's apart remembered for the
+request's values as a whole.  What is remembered grows as values are seen (only ever after a valid
+signature) and is emptied when full.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ ALLOWED = -1
 NO_RULE_ALLOWS = -2
 
 MAX_REMEMBERED = 256
-"""Values remembered for each field of a rule set."""
+"""Callers, and requests, remembered by each rule set."""
 MAX_REMEMBERED_CHARACTERS = 512
-"""A longer value is looked at anew each time: 256 of them could fill half a megabyte."""
+"""What is longer is looked at anew each time: 256 of them could fill half a megabyte."""
 
 PRINCIPAL_FIELDS = ("principal", "account", "role", "service")
 """Conditions on who calls."""
@@ -56,64 +57,46 @@ class RulesInvalid(ValueError):
 class _Table:
     """From a value of one field to the mask of rules whose conditions on that field all hold."""
 
-    __slots__ = ("_known", "_look", "absent")
+    __slots__ = ("_conditions", "_everyone", "absent")
 
     def __init__(self, everyone: int, conditions: Sequence[tuple[int, bool, Matcher]]) -> None:
         """``conditions``: (the rule's bit, negated, matcher), any number for one rule."""
-        touched = 0
+        self._everyone = everyone
+        self._conditions = conditions
+        self.absent = everyone
         for bit, _, _ in conditions:
-            touched |= bit
-        self.absent = everyone & ~touched
-        self._known: dict[str, int] = {}
-
-        def look(value: str) -> int:
-            mask = everyone
-            for bit, negated, matches in conditions:
-                if mask & bit and matches(value) is negated:
-                    mask &= ~bit
-            return mask
-
-        self._look = look
+            self.absent &= ~bit
 
     def __call__(self, value: str | None) -> int:
         if not value:
             return self.absent
-        mask = self._known.get(value)
-        if mask is None:
-            mask = self._look(value)
-            _remember(self._known, value, mask)
+        mask = self._everyone
+        for bit, negated, matches in self._conditions:
+            if mask & bit and matches(value) is negated:
+                mask &= ~bit
         return mask
-
-
-def _remember(known: dict[str, int], value: str, mask: int) -> None:
-    if len(value) <= MAX_REMEMBERED_CHARACTERS:
-        if len(known) >= MAX_REMEMBERED:
-            known.clear()
-        known[value] = mask
 
 
 class _PrincipalTable:
     """The same for the four fields that one awsPrincipalArn answers."""
 
-    __slots__ = ("_known", "_tables", "absent")
+    __slots__ = ("_known", "_tables")
 
     def __init__(self, everyone: int, conditions: Mapping[str, Sequence[tuple[int, bool, Matcher]]]) -> None:
         self._tables = [(_PARTS[field], _Table(everyone, of_field)) for field, of_field in conditions.items()]
         self._known: dict[str, int] = {}
-        self.absent = everyone
-        for _, table in self._tables:
-            self.absent &= table.absent
 
     def __call__(self, value: str) -> int:
-        if not value:
-            return self.absent
         mask = self._known.get(value)
         if mask is None:
             principal = read_principal(value)
             mask = -1
             for part, table in self._tables:
-                mask &= table._look(found) if (found := part(principal)) else table.absent
-            _remember(self._known, value, mask)
+                mask &= table(part(principal))
+            if len(value) <= MAX_REMEMBERED_CHARACTERS:
+                if len(self._known) >= MAX_REMEMBERED:
+                    self._known.clear()
+                self._known[value] = mask
         return mask
 
 
@@ -128,25 +111,19 @@ _PARTS: dict[str, Callable[[Principal], str | None]] = {
 class _TagTable:
     """The same for a key's tags."""
 
-    __slots__ = ("_conditions", "_everyone", "_known")
+    __slots__ = ("_conditions", "_everyone")
 
     def __init__(self, everyone: int, conditions: Sequence[tuple[int, bool, str, Matcher]]) -> None:
         self._everyone = everyone
         self._conditions = conditions
-        self._known: dict[Tags, int] = {}
 
     def __call__(self, tags: Tags) -> int:
-        mask = self._known.get(tags)
-        if mask is None:
-            mask = self._everyone
-            by_name = dict(tags)
-            for bit, negated, name, matches in self._conditions:
-                value = by_name.get(name)
-                if not value or matches(value) is negated:
-                    mask &= ~bit
-            if len(self._known) >= MAX_REMEMBERED:
-                self._known.clear()
-            self._known[tags] = mask
+        mask = self._everyone
+        by_name = dict(tags)
+        for bit, negated, name, matches in self._conditions:
+            value = by_name.get(name)
+            if not value or matches(value) is negated:
+                mask &= ~bit
         return mask
 
 
@@ -184,6 +161,7 @@ class RuleSet:
         "_metadata",
         "_operation",
         "_principal",
+        "_seen",
         "_tags",
         "_time",
         "_via",
@@ -242,6 +220,7 @@ class RuleSet:
                 self._everyone,
                 [(bit, item.negated, item.tag, _matcher(item)) for bit, item in found["key_tag"]],
             )
+        self._seen: dict[tuple[str, str, str | None, str | None, str | None, Tags, bool], int] = {}
         self._time: _TimeTable | None = None
         if "time" in found:
             self._time = _TimeTable(
@@ -268,30 +247,53 @@ class RuleSet:
 
         ``now`` is seconds since the epoch.  Absent texts are None or empty.
         """
-        matched = self._everyone
-        if (by_principal := self._principal) is not None:
-            matched = by_principal(principal)
-        if (by_operation := self._operation) is not None:
-            matched &= by_operation(kms_operation)
-        if (by_vpc := self._vpc) is not None:
-            matched &= by_vpc(source_vpc)
-        if (by_vpce := self._vpce) is not None:
-            matched &= by_vpce(source_vpce)
-        if is_metadata:
-            matched &= self._metadata
-        else:
-            if (by_via := self._via) is not None:
-                matched &= by_via(via_service)
-            if (by_tags := self._tags) is not None:
-                matched &= by_tags(tags)
-            if (by_time := self._time) is not None:
-                matched &= by_time(now)
+        asked = (principal, kms_operation, source_vpc, source_vpce, via_service, tags, is_metadata)
+        matched = self._seen.get(asked)
+        if matched is None:
+            matched = self._match(*asked)
+        if self._time is not None and not is_metadata:
+            matched &= self._time(now)
         denying = matched & self._denies
         if denying:
             return (denying & -denying).bit_length() - 1
         if self._allows and not matched & self._allows:
             return NO_RULE_ALLOWS
         return ALLOWED
+
+    def _match(
+        self,
+        principal: str,
+        kms_operation: str,
+        source_vpc: str | None,
+        source_vpce: str | None,
+        via_service: str | None,
+        tags: Tags,
+        is_metadata: bool,
+    ) -> int:
+        """Return the rules whose conditions hold, those on time left out, and remember them."""
+        matched = self._everyone
+        if self._principal is not None:
+            matched = self._principal(principal)
+        if self._operation is not None:
+            matched &= self._operation(kms_operation)
+        if self._vpc is not None:
+            matched &= self._vpc(source_vpc)
+        if self._vpce is not None:
+            matched &= self._vpce(source_vpce)
+        if is_metadata:
+            matched &= self._metadata
+        else:
+            if self._via is not None:
+                matched &= self._via(via_service)
+            if self._tags is not None:
+                matched &= self._tags(tags)
+        texts = (principal, kms_operation, source_vpc or "", source_vpce or "", via_service or "")
+        if sum(map(len, texts)) <= MAX_REMEMBERED_CHARACTERS:
+            if len(self._seen) >= MAX_REMEMBERED:
+                self._seen.clear()
+            asked = (principal, kms_operation, source_vpc, source_vpce, via_service, tags, is_metadata)
+            self._seen[asked] = matched
+        return matched
 
     def name_of(self, verdict: int) -> str:
         """Return the name of the rule that a verdict points to, "" for NO_RULE_ALLOWS."""

@@ -397,10 +397,12 @@ def test_what_is_remembered_is_bounded() -> None:
         assert judged(rules, asked) == "deny"
     assert judged(rules, Asked("p" * 5000, via_service="v" * 5000)) is None
     assert rules._principal is not None
-    assert rules._via is not None
-    for known in (rules._principal._known, rules._via._known):
-        assert len(known) <= policy_rules.MAX_REMEMBERED
-        assert all(len(value) <= policy_rules.MAX_REMEMBERED_CHARACTERS for value in known)
+    for known in (rules._principal._known, rules._seen):
+        assert 0 < len(known) <= policy_rules.MAX_REMEMBERED
+        assert (
+            len(str(max(known, key=lambda value: len(str(value)))))
+            < 2 * policy_rules.MAX_REMEMBERED_CHARACTERS
+        )
 
 
 def test_no_principal_makes_a_pattern_slow() -> None:
