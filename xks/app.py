@@ -18,6 +18,7 @@ from xks.errors import (
     DependencyTimeoutException,
     InternalException,
     MethodNotAllowed,
+    ThrottlingException,
     UnsupportedOperationException,
     XksError,
     error_body,
@@ -35,6 +36,13 @@ MAX_BODY_BYTES = 65536
 """A longer body is answered with 501, and not read further than this."""
 DEFAULT_BUDGET_S = 0.12
 """KMS's 250 ms hold its connection and round trips too; this much of them is ours, seconds."""
+MAX_IN_FLIGHT = 512
+"""Requests begun and not yet answered by one worker.
+
+One worker does some 9,000 a second, so this many wait about 55 ms, half of the budget, for their turn.
+More are refused with 429, which costs a fraction of the work: whoever is let in gets an answer in time.
+Requests not even begun are bounded by the server's limit on connections (xks/server.py).
+"""
 PROBE_PATHS = frozenset(("/", "/ping"))
 """Where load balancers ask, with whatever Host they like."""
 
@@ -94,6 +102,7 @@ class App:
         self.journal = journal
         self._link = link
         self._budget_s = budget_s
+        self._in_flight = 0
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Harden the process and connect to the agent; called by granian before it serves."""
@@ -116,11 +125,20 @@ class App:
         if scope.path in PROBE_PATHS:
             self._answer_probe(scope, exchange, arrived)
             return
+        self._in_flight += 1
+        try:
+            await self._serve(scope, exchange, arrived)
+        finally:
+            self._in_flight -= 1
+
+    async def _serve(self, scope: Scope, exchange: Exchange, arrived: float) -> None:
         try:
             route = parse_path(scope.path, scope.query_string)
             self.engine.check_prefix(route, arrived)
             if scope.method != "POST":
                 raise MethodNotAllowed("the operations of this protocol are called by POST")
+            if self._in_flight > MAX_IN_FLIGHT:
+                raise ThrottlingException("this node has more requests at work than it can answer in time")
         except XksError as error:
             self.journal.count(error.name, _source(scope))
             await self._refuse(scope, exchange, error)
@@ -130,6 +148,12 @@ class App:
         except XksError as error:
             self.journal.count(error.name, _source(scope))
             _refuse_unread(scope, exchange, error)
+            return
+        if boot_clock() > arrived + self._budget_s:
+            # Before its signature is looked at, which is a good part of the work that nobody waits for.
+            late = DependencyTimeoutException("the time budget of the request was over before work began")
+            self.journal.count(late.name, _source(scope))
+            exchange.response_bytes(late.status, _JSON, error_body(late))
             return
         status, answer = self._answer(scope, route, body, arrived)
         exchange.response_bytes(status, _HEADERS.get(status, _JSON), answer)
@@ -160,14 +184,14 @@ class App:
                 if announced:
                     # The HTTP server has made sure that it is one number, and holds the body to it.
                     if int(announced[0]) > MAX_BODY_BYTES:
-                        raise _TOO_LONG
+                        raise _too_long()
                     return await exchange()
                 chunks: list[bytes] = []
                 length = 0
                 async for chunk in exchange:
                     length += len(chunk)
                     if length > MAX_BODY_BYTES:
-                        raise _TOO_LONG
+                        raise _too_long()
                     chunks.append(chunk)
                 return b"".join(chunks)
         except TimeoutError:
@@ -220,7 +244,9 @@ class App:
             exchange.response_bytes(503, _JSON, f'{{"status":"unavailable","reason":"{problem}"}}'.encode())
 
 
-_TOO_LONG = UnsupportedOperationException(f"the request's body is longer than {MAX_BODY_BYTES} bytes")
+def _too_long() -> UnsupportedOperationException:
+    # A new one each time: an exception that is raised again grows by a traceback entry.
+    return UnsupportedOperationException(f"the request's body is longer than {MAX_BODY_BYTES} bytes")
 
 
 def _refuse_unread(scope: Scope, exchange: Exchange, error: XksError) -> None:

@@ -31,6 +31,8 @@ from xks.app import App
 from xks.journal import MemoryJournal
 from xks.keyring import Serving
 from xks.operations import Engine
+from xks.policy import RulesJudge
+from xks.policy_shadow import ShadowCounts
 from xks.worker import Link, harden_process
 
 log = logging.getLogger("keystead.xks")
@@ -149,10 +151,11 @@ def command() -> list[str]:
 def make_app(settings: ServerSettings) -> App:
     """Build the application; called in each worker process."""
     serving = Serving()
+    shadow = ShadowCounts()
     return App(
-        Engine(serving, node_name=settings.node_name or socket.gethostname()),
+        Engine(serving, node_name=settings.node_name or socket.gethostname(), judge=RulesJudge(shadow)),
         journal=MemoryJournal(),
-        link=Link(serving, settings.socket_path),
+        link=Link(serving, settings.socket_path, shadow=shadow),
         budget_s=settings.budget_s,
     )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from xks import __version__, wire
 from xks.keyring import Change, ChangeRefused, Serving
+from xks.policy_shadow import ShadowCounts
 
 log = logging.getLogger("keystead.xks")
 
@@ -74,8 +75,10 @@ def read_boot_id() -> str:
 class Link:
     """Keeps a worker's :class:`Serving` in step with what the agent sends."""
 
-    def __init__(self, serving: Serving, socket_path: str) -> None:
+    def __init__(self, serving: Serving, socket_path: str, *, shadow: ShadowCounts | None = None) -> None:
+        """``shadow``: what shadowed rules have counted, told to the agent after each lease."""
         self._serving = serving
+        self._shadow = shadow
         self._socket_path = socket_path
         self._started_at_s = wire.boot_clock()
         self._task: asyncio.Task[None] | None = None
@@ -155,6 +158,9 @@ class Link:
             if isinstance(message, wire.Lease):
                 if serving.take_lease(message, wire.boot_clock()):
                     self._loaded.set()
+                if self._shadow is not None and (counts := self._shadow.take()):
+                    # Lost when the connection breaks just now: figures to decide by, not a record.
+                    writer.write(wire.encode_frame(wire.ShadowReport(pid, counts)))
                 continue
             if change is None:
                 change = Change(serving, message)

@@ -10,6 +10,7 @@ import pytest
 from tests.xks import world
 from tests.xks.shell import Answer, FakeExchange, FakeScope, HeaderTable, Shell, apply
 from xks import aead, wire
+from xks import app as app_module
 from xks.app import MAX_BODY_BYTES
 from xks.bodies import CallerMetadata
 from xks.errors import AccessDeniedException, error_body
@@ -89,8 +90,47 @@ async def test_slow_body_is_given_up_within_the_budget(announced: bool) -> None:
 
 
 async def test_work_that_nobody_waits_for_any_more_is_not_done() -> None:
-    answer = await Shell(budget_s=0).call("encrypt", ENCRYPT)
+    shell = Shell(budget_s=0)
+    answer = await shell.call("encrypt", ENCRYPT)
     assert answer.error == (503, "DependencyTimeoutException")
+    assert shell.journal.records == []
+    assert shell.journal.counts == {("DependencyTimeoutException", "192.0.2.1"): 1}
+    # Not even its signature is looked at.
+    wrong = wire.CredentialRecord(world.CREDENTIAL.access_key_id, b"w" * 43)
+    assert (await shell.call("encrypt", ENCRYPT, credential=wrong)).status == 503
+
+
+async def test_more_requests_than_can_be_answered_in_time_are_refused(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waiting(FakeExchange):
+        async def __call__(self) -> bytes:
+            await come.wait()
+            return await super().__call__()
+
+    monkeypatch.setattr(app_module, "MAX_IN_FLIGHT", 3)
+    come = asyncio.Event()
+    raw = world.dumped(ENCRYPT)
+    signed = [
+        *world.sign(PATH, raw).items(),
+        ("host", "xks.keystead.test"),
+        ("content-length", str(len(raw))),
+    ]
+    exchanges = [Waiting([raw]) for _ in range(5)]
+    tasks = [
+        asyncio.create_task(shell.app.__rsgi__(FakeScope("POST", PATH, HeaderTable(signed)), exchange))
+        for exchange in exchanges
+    ]
+    await asyncio.sleep(0)
+    assert (await shell.send("GET", "/ping")).status == 200
+    come.set()
+    await asyncio.gather(*tasks)
+    assert [exchange.status for exchange in exchanges] == [200, 200, 200, 429, 429]
+    assert all(exchange.read == len(raw) for exchange in exchanges)
+    assert shell.journal.counts == {("ThrottlingException", "192.0.2.1"): 2}
+    assert len(shell.journal.records) == 3
+    # They are gone again, whatever became of them.
+    assert (await shell.call("encrypt", ENCRYPT)).status == 200
 
 
 # --- methods and probes

@@ -17,6 +17,8 @@ from tests.xks import world
 from tests.xks.fake_agent import FakeAgent
 from xks import wire
 from xks.keyring import EMPTY, Serving
+from xks.policy_rules import RuleSet
+from xks.policy_shadow import ShadowCounts
 from xks.worker import Link
 
 ROOT = Path(__file__).parent.parent.parent
@@ -92,6 +94,26 @@ async def test_unfinished_change_is_dropped_with_the_connection(agent: FakeAgent
         assert serving.keyring.stores["store-1"].keys["foo"].refusal is None
         hellos = [message for message in agent.heard if isinstance(message, wire.Hello)]
         assert [hello.generation for hello in hellos] == [0, 1]
+
+
+async def test_shadow_counts_are_told_after_a_lease(agent: FakeAgent, folder: Path) -> None:
+    shadow = ShadowCounts()
+    rules = RuleSet(wire.RuleSetRecord("rules-1", 3, (wire.RuleRecord("all", "DENY"),)))
+    link = Link(Serving(), str(folder / "xks.sock"), shadow=shadow)
+    link.start(asyncio.get_running_loop())
+    try:
+        await off_loop(lambda: agent.wait_applied(1))
+        shadow.note(rules, 0, "AWS Internal")
+        await off_loop(lambda: agent.send(world.lease()))
+        await off_loop(lambda: agent.wait_for(lambda message: isinstance(message, wire.ShadowReport)))
+        await off_loop(lambda: agent.send(world.lease(), world.lease(), wire.Delta(2, False, True)))
+        await off_loop(lambda: agent.wait_applied(2))
+    finally:
+        await link.stop()
+    counts = [wire.ShadowCount("rules-1", 3, 1, {"all": 1}, {"AWS Internal": 1})]
+    assert [m for m in agent.heard if isinstance(m, wire.ShadowReport)] == [
+        wire.ShadowReport(os.getpid(), counts)
+    ]
 
 
 async def test_worker_serves_on_while_the_agent_is_away(agent: FakeAgent, folder: Path) -> None:
