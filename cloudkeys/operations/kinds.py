@@ -197,7 +197,7 @@ KINDS: dict[str, Kind] = _by_name(
         Kind(
             "cloud_key.refresh",
             "Ask AWS about the KMS key",
-            Permission.CLOUD_KEYS_VIEW,
+            Permission.CLOUD_KEYS_UPDATE,
             _steps(("look", "Ask AWS KMS")),
         ),
         Kind(
@@ -259,7 +259,7 @@ KINDS: dict[str, Kind] = _by_name(
         Kind(
             "store_link.refresh",
             "Ask AWS about the key store",
-            Permission.XKS_STORES_VIEW,
+            Permission.XKS_STORES_MANAGE,
             _steps(("look", "Ask AWS KMS")),
             targets=_LINK,
         ),

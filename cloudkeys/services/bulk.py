@@ -36,6 +36,7 @@ ACTIONS: dict[str, Permission] = {
     "cancel_deletion": Permission.CLOUD_KEYS_DESTROY,
 }
 MAX_ITEMS = 5000
+MAX_ROWS = 5000
 COLUMNS = ("name", "region", "description", "external_key_id", "administrators", "users")
 _LISTS = ("administrators", "users")
 
