@@ -23,7 +23,7 @@ from vault.actors import Actor
 from vault.api import describing, idempotency
 from vault.api.authentication import BearerAuthentication, OperationAccess, SessionAuthentication
 from vault.api.describing import ListParts
-from vault.api.listing import Filter, Listing, check_parameters, paginate
+from vault.api.listing import Filter, Listing, check_parameters, paginate, parse_parameters
 from vault.api.parsing import FirstRenderer, StrictJsonParser
 from vault.api.preconditions import expected_revision, explain_stale
 from vault.api.problems import handle_exception
@@ -139,7 +139,8 @@ def operation(
     access: "signed_in"; "one_time_password" (allowed before a one-time password is changed); "anyone".
     throttle: "" (by caller) or "sign_in".
     listing: adds filters, ordering, limit, cursor, with_total (and vault); answer with `page(...)`.
-    query: further query parameters, as Filter.
+    query: further query parameters, as Filter; what they parse is refused here already, the handler reads them with `single` or
+        `filtered`.
     if_match: "required" or "optional": the header's revision is `request.expected`.
     replay: set on every POST that creates: takes an Idempotency-Key; see vault/api/idempotency.py. Answer with `created`
         or `accepted`.
@@ -166,6 +167,7 @@ def operation(
         @wraps(handler)
         def run(view: ApiView, http: Any, *args: Any, **kwargs: Any) -> Response:
             check_parameters(http, names)
+            parse_parameters(http, parameters)
             if if_match:
                 http.expected = expected_revision(http, required=if_match == "required")
             if request is not None:

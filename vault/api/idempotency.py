@@ -65,9 +65,9 @@ def run(request: Any, replay: Replay, handler: Callable[[], Response], *, status
     409 while the first request runs or when what it made is gone. When the handler fails before it has committed anything,
     the key is free again.
     """
-    key = request.META.get(HEADER, "").strip()
-    if not key:
+    if HEADER not in request.META:
         return handler()
+    key = request.META[HEADER].strip()
     if not _KEY.fullmatch(key):
         raise ApiError(
             "bad_request",
