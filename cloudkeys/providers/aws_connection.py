@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -38,9 +39,13 @@ def _sdk() -> boto3.session.Session:
     """
     global _session
     if _session is None:
-        core = botocore.session.Session()
-        for name in ("profile", "config_file", "credentials_file"):
-            core.set_config_variable(name, None)
+        # (name in a config file, environment variable, default, conversion), as botocore.session declares them.
+        unread = {
+            "profile": (None, None, None, None),
+            "config_file": (None, None, os.devnull, None),
+            "credentials_file": (None, None, os.devnull, None),
+        }
+        core = botocore.session.Session(session_vars=unread)
         _session = boto3.session.Session(botocore_session=core)
     return _session
 
