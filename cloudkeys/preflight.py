@@ -103,6 +103,8 @@ def _resolve(host: str) -> str:
         ) from None
     address = str(found[0][4][0])
     judged = ipaddress.ip_address(address.split("%")[0])
+    if isinstance(judged, ipaddress.IPv6Address) and judged.ipv4_mapped is not None:
+        judged = judged.ipv4_mapped
     if judged.is_loopback or judged.is_link_local or judged.is_multicast or judged.is_unspecified:
         raise OperationError(
             "endpoint_not_public",
