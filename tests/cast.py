@@ -132,9 +132,12 @@ def cast(db: None, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     users["appliance"] = new_user("appliance", is_appliance_admin=True)
     roles = {"owner": Role.VAULT_ADMIN, "colleague": Role.CLOUD_ADMIN, "auditor": Role.AUDITOR}
     memberships = {
-        who: Membership.objects.create(vault=payments, user=users[who], role=role) for who, role in roles.items()
+        who: Membership.objects.create(vault=payments, user=users[who], role=role)
+        for who, role in roles.items()
     }
-    memberships["outsider"] = Membership.objects.create(vault=elsewhere, user=users["outsider"], role=Role.VAULT_ADMIN)
+    memberships["outsider"] = Membership.objects.create(
+        vault=elsewhere, user=users["outsider"], role=Role.VAULT_ADMIN
+    )
     group = Group.objects.create(vault=payments, name=Group.CLOUD_ADMIN_GROUP)
     group.members.set([memberships["owner"], memberships["colleague"]])
     yield Cast(payments, elsewhere, users, memberships, group)

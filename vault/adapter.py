@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import smtplib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core import context
@@ -43,7 +43,9 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """The person with these credentials, or None. Raises a form error after too many failures."""
         try:
             return sessions.verify_password(
-                _actor(request), str(credentials.get("email") or ""), Secret(credentials.get("password") or "")
+                _actor(request),
+                str(credentials.get("email") or ""),
+                Secret(credentials.get("password") or ""),
             )
         except SignInFailed:
             return None
@@ -57,8 +59,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def login(self, request: HttpRequest, user: AbstractBaseUser) -> None:
         """Begin the session and record it."""
-        assert isinstance(user, User)
-        sessions.begin_session(request, _actor(request), user)
+        sessions.begin_session(request, _actor(request), cast("User", user))
 
     def logout(self, request: HttpRequest) -> None:
         """End the session and record it."""
@@ -75,8 +76,7 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def set_password(self, user: AbstractBaseUser, password: str) -> None:
         """Store the new password, which ends the duty to change a one-time password, and record it."""
-        assert isinstance(user, User)
-        users.replace_password(_actor(context.request), user, Secret(password))
+        users.replace_password(_actor(context.request), cast("User", user), Secret(password))
 
     def get_login_redirect_url(self, request: HttpRequest) -> str:
         """The page asked for; first of all the password page for somebody with a one-time password."""

@@ -41,8 +41,16 @@ def mail_membership(user: User, *, vault_name: str, role: str, by: str) -> bool:
     """Tell somebody who has an account already that a vault was opened to them. Returns whether a server took the mail."""
     if not settings.MAIL_CONFIGURED:
         return False
-    context = {"name": user.get_full_name(), "vault": vault_name, "role": role, "by": by, "url": settings.PUBLIC_URL}
-    return _send(user.email, "A vault was opened to you", render_to_string("vault/mail/membership.txt", context))
+    context = {
+        "name": user.get_full_name(),
+        "vault": vault_name,
+        "role": role,
+        "by": by,
+        "url": settings.PUBLIC_URL,
+    }
+    return _send(
+        user.email, "A vault was opened to you", render_to_string("vault/mail/membership.txt", context)
+    )
 
 
 def _send(to: str, subject: str, body: str) -> bool:

@@ -37,7 +37,9 @@ def permission_denied(request: HttpRequest, exception: Exception) -> HttpRespons
 
 def page_not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
     """404."""
-    return _page(request, 404, "There is nothing here", "The address is wrong, or what it named is gone.", "not_found")
+    return _page(
+        request, 404, "There is nothing here", "The address is wrong, or what it named is gone.", "not_found"
+    )
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

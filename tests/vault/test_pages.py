@@ -42,7 +42,9 @@ def test_signing_in_and_out(cast: Cast) -> None:
     assert last == [("auth:session:sign_in", "web"), ("auth:session:sign_out", "web")]
 
 
-@pytest.mark.parametrize(("email", "password"), [("owner@example.com", "wrong"), ("nobody@example.com", PASSWORD)])
+@pytest.mark.parametrize(
+    ("email", "password"), [("owner@example.com", "wrong"), ("nobody@example.com", PASSWORD)]
+)
 def test_refusals_look_alike(cast: Cast, email: str, password: str) -> None:
     _, answer = sign_in(password, email)
     assert answer.status_code == 200
@@ -57,7 +59,9 @@ def test_the_limit_is_shared_with_the_api(cast: Cast) -> None:
     _, answer = sign_in()
     assert "Too many failed" in answer.content.decode()
     api = Client().post(
-        "/api/v1/auth/sign-in", {"email": "owner@example.com", "password": PASSWORD}, content_type="application/json"
+        "/api/v1/auth/sign-in",
+        {"email": "owner@example.com", "password": PASSWORD},
+        content_type="application/json",
     )
     assert api.status_code == 429
 
@@ -111,7 +115,9 @@ def test_signing_out_everywhere_else(cast: Cast) -> None:
     assert AuditEvent.objects.filter(action="auth:session:revoke").count() == 1
 
 
-@pytest.mark.parametrize("path", ["/accounts/signup/", "/accounts/email/", "/accounts/password/reset/", "/admin/"])
+@pytest.mark.parametrize(
+    "path", ["/accounts/signup/", "/accounts/email/", "/accounts/password/reset/", "/admin/"]
+)
 def test_pages_that_are_not_offered(cast: Cast, path: str) -> None:
     answer = Client().get(path)
     assert answer.status_code == 404
@@ -120,7 +126,16 @@ def test_pages_that_are_not_offered(cast: Cast, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", LOGIN, CHANGE, "/accounts/logout/", "/accounts/reauthenticate/", "/accounts/sessions/", "/accounts/2fa/", "/nothing"],
+    [
+        "/",
+        LOGIN,
+        CHANGE,
+        "/accounts/logout/",
+        "/accounts/reauthenticate/",
+        "/accounts/sessions/",
+        "/accounts/2fa/",
+        "/nothing",
+    ],
 )
 def test_no_page_holds_anything_inline(cast: Cast, path: str) -> None:
     client = Client() if path == LOGIN else sign_in()[0]

@@ -91,7 +91,9 @@ def _fetch_again(actor: Actor, group_id: UUID) -> Group:
 
 def _require_free_name(vault: Vault, name: str) -> None:
     if Group.objects.filter(vault=vault, name=name).exists():
-        raise ValidationFailed("Another group of this vault has this name.", field="name", cure="Choose another name.")
+        raise ValidationFailed(
+            "Another group of this vault has this name.", field="name", cure="Choose another name."
+        )
 
 
 def _members(vault: Vault, member_ids: Sequence[UUID]) -> list[Membership]:
@@ -99,7 +101,9 @@ def _members(vault: Vault, member_ids: Sequence[UUID]) -> list[Membership]:
     found = list(Membership.objects.filter(vault=vault, pk__in=wanted))
     if len(found) != len(wanted):
         raise ValidationFailed(
-            "One of these is no member of this vault.", field="members", cure="Send ids of the vault's memberships."
+            "One of these is no member of this vault.",
+            field="members",
+            cure="Send ids of the vault's memberships.",
         )
     return found
 

@@ -39,7 +39,9 @@ def add_member(
         user, password = find_or_make_user(tx, email, name)
         if Membership.objects.filter(vault=vault, user=user).exists():
             raise ValidationFailed(
-                "This person is a member already.", field="email", cure="Change the role of the member instead."
+                "This person is a member already.",
+                field="email",
+                cure="Change the role of the member instead.",
             )
         membership = Membership.objects.create(vault=vault, user=user, role=role)
         membership.groups.set(_groups(vault, group_ids))
@@ -81,7 +83,11 @@ def update_member(
             membership.revision += 1
             membership.save(update_fields=["role", "revision", "updated_at"])
             tx.audit(
-                Action.MEMBER_UPDATE, membership, target_name=membership.user.email, before=before, after=after
+                Action.MEMBER_UPDATE,
+                membership,
+                target_name=membership.user.email,
+                before=before,
+                after=after,
             )
     return membership
 
@@ -124,7 +130,8 @@ def _require_other_admin(membership: Membership) -> None:
     ).exclude(pk=membership.pk)
     if not others.exists():
         raise Conflict(
-            "This is the vault's last admin, and a vault must have one.", cure="Make somebody else vault admin first."
+            "This is the vault's last admin, and a vault must have one.",
+            cure="Make somebody else vault admin first.",
         )
 
 

@@ -50,7 +50,13 @@ def create_saved_view(
         vault: Vault = actor.fetch(Vault, vault_id, Permission.SAVED_VIEWS_MANAGE, lock=True)
         _require_free_name(vault.pk, actor.user.pk, page, name)
         view = SavedView.objects.create(
-            vault=vault, user=actor.user, page=page, name=name, query=query, columns=columns or [], shared=shared
+            vault=vault,
+            user=actor.user,
+            page=page,
+            name=name,
+            query=query,
+            columns=columns or [],
+            shared=shared,
         )
         tx.audit(Action.SAVED_VIEW_CREATE, view, after=snapshot(view, *_AUDITED))
     return view
@@ -94,7 +100,9 @@ def _fetch_own(actor: Actor, view_id: UUID, *, admins: bool = False) -> SavedVie
     actor.require(Permission.SAVED_VIEWS_MANAGE, view)
     mine = actor.trusted or (actor.user is not None and view.user_id == actor.user.pk)
     if not mine and not (admins and actor.role_in(view.vault_id) == Role.VAULT_ADMIN):
-        raise PermissionDenied("This view belongs to somebody else.", cure="Save it under a name of your own.")
+        raise PermissionDenied(
+            "This view belongs to somebody else.", cure="Save it under a name of your own."
+        )
     return view
 
 

@@ -64,7 +64,9 @@ def verify_password(actor: Actor, email: str, password: Secret) -> User:
     limits = _limits(email, actor.source_ip)
     if any(counted(limit.key) >= limit.most for limit in limits):
         raise RateLimited(
-            "There were too many wrong passwords.", cure="Wait five minutes, then try again.", retry_after=WINDOW_S
+            "There were too many wrong passwords.",
+            cure="Wait five minutes, then try again.",
+            retry_after=WINDOW_S,
         )
     user = User.objects.filter(email=email).first()
     text = password.reveal_text()
@@ -114,7 +116,9 @@ def sign_in(request: HttpRequest, actor: Actor, email: str, password: Secret, co
 
 def begin_session(request: HttpRequest, actor: Actor, user: User) -> None:
     """Begin the session of a person who has proved to be `user`; the session's key is new (no fixation)."""
-    with change(Actor(user=user, via=actor.via, source_ip=actor.source_ip, request_id=actor.request_id)) as tx:
+    with change(
+        Actor(user=user, via=actor.via, source_ip=actor.source_ip, request_id=actor.request_id)
+    ) as tx:
         login(request, user, backend=BACKEND)
         # allauth lists sessions by rows of its own, which it writes only when its own pages sign in.
         UserSession.objects.create_from_request(request)
@@ -158,7 +162,9 @@ def note_use(request: HttpRequest, source_ip: str | None) -> None:
 def my_sessions(actor: Actor) -> list[UserSession]:
     """The person's sessions that still live, the newest first. Raises PermissionDenied for a token."""
     if actor.user is None or actor.token is not None:
-        raise PermissionDenied("Sessions belong to people, not to tokens.", cure="Sign in with e-mail and password.")
+        raise PermissionDenied(
+            "Sessions belong to people, not to tokens.", cure="Sign in with e-mail and password."
+        )
     found: list[UserSession] = UserSession.objects.purge_and_list(actor.user)
     return sorted(found, key=lambda session: session.created_at, reverse=True)
 

@@ -85,7 +85,12 @@ def create_token(
             digest=digest(text),
             expires_at=expires_at,
         )
-        tx.audit(Action.TOKEN_CREATE, token, vault=vault, after=snapshot(token, "name", "prefix", "role", "expires_at"))
+        tx.audit(
+            Action.TOKEN_CREATE,
+            token,
+            vault=vault,
+            after=snapshot(token, "name", "prefix", "role", "expires_at"),
+        )
     return TokenCreated(token, Secret(text))
 
 
@@ -100,7 +105,9 @@ def authenticate_token(text: str, *, source_ip: str | None) -> ApiToken:
     Found by its hash, so that the time taken tells nothing about the tokens that exist. Raises SignInFailed, always with the
     same words, when it is unknown, revoked, expired or its owner is disabled.
     """
-    refused = SignInFailed("This token is unknown, expired or revoked.", cure="Make a new one at /api/v1/auth/tokens.")
+    refused = SignInFailed(
+        "This token is unknown, expired or revoked.", cure="Make a new one at /api/v1/auth/tokens."
+    )
     if not _TOKEN.fullmatch(text):
         raise refused
     token = ApiToken.objects.select_related("user").filter(digest=digest(text)).first()
@@ -134,7 +141,9 @@ def fetch_token(actor: Actor, token_id: UUID) -> ApiToken:
 def revoke_token(actor: Actor, token_id: UUID) -> ApiToken:
     """End a token at once; one that is revoked already stays so. A token may revoke itself, and no other."""
     with change(actor) as tx:
-        rows: QuerySet[Any] = ApiToken.objects.filter(user=actor.user) if actor.user is not None else ApiToken.objects.none()
+        rows: QuerySet[Any] = (
+            ApiToken.objects.filter(user=actor.user) if actor.user is not None else ApiToken.objects.none()
+        )
         if actor.token is not None:
             rows = rows.filter(pk=actor.token.pk)
         token: ApiToken | None = rows.select_for_update(of=("self",)).filter(pk=token_id).first()
@@ -150,5 +159,7 @@ def revoke_token(actor: Actor, token_id: UUID) -> ApiToken:
 def _person(actor: Actor) -> User:
     """The signed-in person. Raises PermissionDenied for tokens and for Keystead itself."""
     if actor.token is not None or actor.user is None:
-        raise PermissionDenied("Tokens are managed by people, not by tokens.", cure="Sign in with e-mail and password.")
+        raise PermissionDenied(
+            "Tokens are managed by people, not by tokens.", cure="Sign in with e-mail and password."
+        )
     return actor.user

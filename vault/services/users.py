@@ -43,11 +43,15 @@ def normal_email(text: str, *, field: str = "email") -> str:
         if len(email) > 254 or not email.isascii():
             raise ValidationError("")
     except ValidationError:
-        raise ValidationFailed("This is no e-mail address.", field=field, cure="Write name@domain, in ASCII.") from None
+        raise ValidationFailed(
+            "This is no e-mail address.", field=field, cure="Write name@domain, in ASCII."
+        ) from None
     return email
 
 
-def find_or_make_user(tx: Change, email: str, name: str, *, field: str = "email") -> tuple[User, Secret | None]:
+def find_or_make_user(
+    tx: Change, email: str, name: str, *, field: str = "email"
+) -> tuple[User, Secret | None]:
     """The user with that address, or a new one with a one-time password (second value; None for an existing user).
 
     An existing user's name and password are left alone: whoever may add members to one vault has no say over a person who
@@ -73,7 +77,9 @@ def find_or_make_user(tx: Change, email: str, name: str, *, field: str = "email"
             return user, password
     if not found.is_active:
         raise ValidationFailed(
-            "The account with this e-mail address is disabled.", field=field, cure="Ask an appliance admin to enable it."
+            "The account with this e-mail address is disabled.",
+            field=field,
+            cure="Ask an appliance admin to enable it.",
         )
     return found, None
 
@@ -162,7 +168,9 @@ def replace_password(actor: Actor, user: User, new: Secret) -> None:
 def update_profile(actor: Actor, *, name: str | None = None, time_zone: str | None = None) -> User:
     """Change what a person says of themselves. Raises ValidationFailed, PermissionDenied for a token."""
     if actor.user is None or actor.token is not None:
-        raise PermissionDenied("Profiles are changed by people, not by tokens.", cure="Sign in with e-mail and password.")
+        raise PermissionDenied(
+            "Profiles are changed by people, not by tokens.", cure="Sign in with e-mail and password."
+        )
     values: dict[str, Any] = {}
     if name is not None:
         values["name"] = name.strip()
@@ -182,6 +190,10 @@ def update_profile(actor: Actor, *, name: str | None = None, time_zone: str | No
         if values:
             user.save(update_fields=list(values))
             tx.audit(
-                Action.USER_UPDATE, user, before=before, after=snapshot(user, *_AUDITED), target_name=user.email
+                Action.USER_UPDATE,
+                user,
+                before=before,
+                after=snapshot(user, *_AUDITED),
+                target_name=user.email,
             )
     return user

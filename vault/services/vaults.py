@@ -50,7 +50,9 @@ def visible_vaults(actor: Actor) -> QuerySet[Vault]:
     return rows
 
 
-def fetch_vault(actor: Actor, vault_id: UUID, permission: Permission | None = None, *, lock: bool = False) -> Vault:
+def fetch_vault(
+    actor: Actor, vault_id: UUID, permission: Permission | None = None, *, lock: bool = False
+) -> Vault:
     """A visible vault. `permission` is asked of members; the appliance admin passes for viewing and updating.
 
     Raises NotFound, PermissionDenied.
@@ -61,7 +63,9 @@ def fetch_vault(actor: Actor, vault_id: UUID, permission: Permission | None = No
     vault = rows.filter(pk=vault_id).first()
     if vault is None:
         raise NotFound("There is no such vault, or it is not yours.")
-    appliance = permission in (None, Permission.VAULT_VIEW, Permission.VAULT_UPDATE) and actor.is_appliance_admin
+    appliance = (
+        permission in (None, Permission.VAULT_VIEW, Permission.VAULT_UPDATE) and actor.is_appliance_admin
+    )
     if permission is not None and not appliance:
         actor.require(permission, vault)
     return vault
@@ -93,12 +97,12 @@ def create_vault(
             admin, password = find_or_make_user(tx, admin_email, admin_name, field="admin_email")
             membership = Membership.objects.create(vault=vault, user=admin, role=Role.VAULT_ADMIN)
             group = Group.objects.create(
-                vault=vault, name=Group.CLOUD_ADMIN_GROUP, description="Owns what no other group was named for."
+                vault=vault,
+                name=Group.CLOUD_ADMIN_GROUP,
+                description="Owns what no other group was named for.",
             )
             group.members.add(membership)
-            tx.audit(
-                Action.MEMBER_ADD, membership, target_name=admin.email, after={"role": membership.role}
-            )
+            tx.audit(Action.MEMBER_ADD, membership, target_name=admin.email, after={"role": membership.role})
             tx.audit(Action.GROUP_CREATE, group, after=snapshot(group, "name", "description"))
             tx.touch(GenerationChange.Kind.VAULT, vault.pk)
     except IntegrityError:
@@ -147,14 +151,22 @@ def update_vault(
     return vault
 
 
-def disable_vault(actor: Actor, vault_id: UUID, *, reason: str, expected_revision: int | None = None) -> VaultChanged:
+def disable_vault(
+    actor: Actor, vault_id: UUID, *, reason: str, expected_revision: int | None = None
+) -> VaultChanged:
     """Refuse every use of every key of the vault, and every change in it, until it is enabled. For the appliance admin.
 
     A vault that is disabled already stays so, without an error.
     """
     actor.require(Permission.APPLIANCE_MANAGE_VAULTS)
     return _switch(
-        actor, vault_id, None, Action.VAULT_DISABLE, {"state": Vault.State.DISABLED}, reason, expected_revision
+        actor,
+        vault_id,
+        None,
+        Action.VAULT_DISABLE,
+        {"state": Vault.State.DISABLED},
+        reason,
+        expected_revision,
     )
 
 
@@ -168,10 +180,18 @@ def enable_vault(
     )
 
 
-def block_vault(actor: Actor, vault_id: UUID, *, reason: str, expected_revision: int | None = None) -> VaultChanged:
+def block_vault(
+    actor: Actor, vault_id: UUID, *, reason: str, expected_revision: int | None = None
+) -> VaultChanged:
     """Refuse every use of every key of the vault in the data plane; nothing else changes, here or in AWS. For its admins."""
     return _switch(
-        actor, vault_id, Permission.VAULT_BLOCK, Action.VAULT_BLOCK, {"blocked": True}, reason, expected_revision
+        actor,
+        vault_id,
+        Permission.VAULT_BLOCK,
+        Action.VAULT_BLOCK,
+        {"blocked": True},
+        reason,
+        expected_revision,
     )
 
 
@@ -180,7 +200,13 @@ def unblock_vault(
 ) -> VaultChanged:
     """Undo block_vault. May raise NeedsApproval."""
     return _switch(
-        actor, vault_id, Permission.VAULT_UNBLOCK, Action.VAULT_UNBLOCK, {"blocked": False}, reason, expected_revision
+        actor,
+        vault_id,
+        Permission.VAULT_UNBLOCK,
+        Action.VAULT_UNBLOCK,
+        {"blocked": False},
+        reason,
+        expected_revision,
     )
 
 

@@ -53,7 +53,10 @@ def test_the_appliance_admin_sees_what_happened_to_vaults_not_in_them(busy: Cast
         ({"object": "Team"}, ["vault:group:create"]),
         ({"object_type": "vault"}, ["vault:vault:block"]),
         ({"action": "vault:vault:block"}, ["vault:vault:block"]),
-        ({"action": ["vault:vault:block", "vault:group:create"]}, ["vault:group:create", "vault:vault:block"]),
+        (
+            {"action": ["vault:vault:block", "vault:group:create"]},
+            ["vault:group:create", "vault:vault:block"],
+        ),
         ({"outcome": "DENIED"}, []),
         ({"request_id": "request-of-a-test"}, ["vault:vault:block"]),
         ({"ordering": "at"}, ["vault:vault:block", "vault:group:create"]),
@@ -93,7 +96,13 @@ def test_export_as_csv_is_no_formula(busy: Cast) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "field"), [({"as": "xml"}, "as"), ({"since": "x"}, "since"), ({"limit": "3"}, "limit"), ({"action": "x"}, "action")]
+    ("query", "field"),
+    [
+        ({"as": "xml"}, "as"),
+        ({"since": "x"}, "since"),
+        ({"limit": "3"}, "limit"),
+        ({"action": "x"}, "action"),
+    ],
 )
 def test_wrong_exports_name_the_parameter(busy: Cast, query: dict[str, str], field: str) -> None:
     answer = busy.api("owner").get(f"{PATH}/export", **query)

@@ -21,7 +21,9 @@ NEW = "a new and longer password"
 def sign_in(email: str = "owner@example.com", password: str = PASSWORD, **more: Any) -> tuple[Client, Any]:
     client = Client(enforce_csrf_checks=True)
     answer = client.post(
-        "/api/v1/auth/sign-in", {"email": email, "password": password, **more}, content_type="application/json"
+        "/api/v1/auth/sign-in",
+        {"email": email, "password": password, **more},
+        content_type="application/json",
     )
     return client, answer
 
@@ -29,9 +31,7 @@ def sign_in(email: str = "owner@example.com", password: str = PASSWORD, **more: 
 def post(client: Client, path: str, body: Any = None, method: str = "POST") -> Any:
     """Send as a browser page of ours would, with the CSRF token."""
     token = client.get(ME).json()["csrf_token"]
-    return client.generic(
-        method, path, _body(body), "application/json", headers={"X-CSRFToken": token}
-    )
+    return client.generic(method, path, _body(body), "application/json", headers={"X-CSRFToken": token})
 
 
 def _body(body: Any) -> bytes:
@@ -64,13 +64,22 @@ def test_the_session_key_is_new_after_signing_in(cast: Cast) -> None:
     session["planted"] = True
     session.save()
     client.cookies[settings.SESSION_COOKIE_NAME] = session.session_key
-    client.post("/api/v1/auth/sign-in", {"email": "owner@example.com", "password": PASSWORD}, content_type="application/json")
+    client.post(
+        "/api/v1/auth/sign-in",
+        {"email": "owner@example.com", "password": PASSWORD},
+        content_type="application/json",
+    )
     assert client.cookies[settings.SESSION_COOKIE_NAME].value != session.session_key
 
 
 @pytest.mark.parametrize(
     ("email", "password"),
-    [("owner@example.com", "wrong"), ("nobody@example.com", PASSWORD), ("disabled@example.com", PASSWORD), ("x", "yq7z")],
+    [
+        ("owner@example.com", "wrong"),
+        ("nobody@example.com", PASSWORD),
+        ("disabled@example.com", PASSWORD),
+        ("x", "yq7z"),
+    ],
 )
 def test_refusals_look_alike(cast: Cast, email: str, password: str) -> None:
     User.objects.create_user("disabled@example.com", PASSWORD, is_active=False)
@@ -99,7 +108,9 @@ def test_a_bearer_token_needs_no_csrf_token_and_beats_a_cookie(cast: Cast) -> No
     assert answer.json()["csrf_token"] is None
 
 
-@pytest.mark.parametrize("header", ["Bearer", "Bearer ", "Bearer kst_", "Bearer kst_" + "x" * 43, "Bearer \x00", "Bearer a b"])
+@pytest.mark.parametrize(
+    "header", ["Bearer", "Bearer ", "Bearer kst_", "Bearer kst_" + "x" * 43, "Bearer \x00", "Bearer a b"]
+)
 def test_tokens_that_are_none(cast: Cast, header: str) -> None:
     answer = Client().get(ME, headers={"Authorization": header})
     assert answer.status_code == 401
@@ -111,7 +122,9 @@ def test_other_schemes_are_nobody(cast: Cast) -> None:
     assert answer.status_code == 401
 
 
-@pytest.mark.parametrize("change", [{"revoked_at": timezone.now()}, {"expires_at": timezone.now() - timedelta(seconds=1)}])
+@pytest.mark.parametrize(
+    "change", [{"revoked_at": timezone.now()}, {"expires_at": timezone.now() - timedelta(seconds=1)}]
+)
 def test_ended_tokens(cast: Cast, change: dict[str, Any]) -> None:
     assert cast.api("owner").get(ME).status_code == 200
     ApiToken.objects.update(**change)
@@ -147,7 +160,12 @@ def test_a_narrowed_token_of_an_appliance_admin_is_none(cast: Cast) -> None:
     made = create_token(cast.actor("appliance"), name="reader", role=Role.AUDITOR)
     client = ApiClient(made.secret.reveal_text())
     assert client.get(ME).json()["is_appliance_admin"] is False
-    assert client.post("/api/v1/vaults", {"name": "N", "admin_name": "A", "admin_email": "a@example.com"}).status_code == 403
+    assert (
+        client.post(
+            "/api/v1/vaults", {"name": "N", "admin_name": "A", "admin_email": "a@example.com"}
+        ).status_code
+        == 403
+    )
 
 
 @pytest.mark.parametrize(
@@ -220,7 +238,9 @@ def test_a_one_time_password_ends(cast: Cast, newcomer: User) -> None:
         (PASSWORD, 123456789012345, 400, "new_password"),
     ],
 )
-def test_passwords_that_are_refused(cast: Cast, current: Any, new: Any, status: int, field: str | None) -> None:
+def test_passwords_that_are_refused(
+    cast: Cast, current: Any, new: Any, status: int, field: str | None
+) -> None:
     client, _ = sign_in()
     answer = post(client, "/api/v1/auth/password", {"current_password": current, "new_password": new})
     assert answer.status_code == status
@@ -264,7 +284,12 @@ def test_five_wrong_passwords_and_one_waits(cast: Cast) -> None:
 def test_the_present_password_cannot_be_guessed_through_a_session(cast: Cast) -> None:
     client, _ = sign_in()
     for _ in range(5):
-        assert post(client, "/api/v1/auth/password", {"current_password": "wrong", "new_password": NEW}).status_code == 401
+        assert (
+            post(
+                client, "/api/v1/auth/password", {"current_password": "wrong", "new_password": NEW}
+            ).status_code
+            == 401
+        )
     answer = post(client, "/api/v1/auth/password", {"current_password": PASSWORD, "new_password": NEW})
     assert answer.status_code == 429
 
@@ -287,7 +312,12 @@ def test_unknown_and_known_addresses_cost_one_hash_each(cast: Cast, monkeypatch:
 
 
 def test_a_second_factor_is_asked_for(cast: Cast) -> None:
-    from allauth.mfa.totp.internal.auth import TOTP, format_hotp_value, hotp_value, yield_hotp_counters_from_time
+    from allauth.mfa.totp.internal.auth import (
+        TOTP,
+        format_hotp_value,
+        hotp_value,
+        yield_hotp_counters_from_time,
+    )
 
     secret = "JBSWY3DPEHPK3PXP"
     TOTP.activate(cast.users["owner"], secret)

@@ -50,7 +50,8 @@ def test_a_token_is_shown_once(cast: Cast) -> None:
     client = cast.session("owner")
     headers = {"X-CSRFToken": client.get("/api/v1/auth/me").json()["csrf_token"], "Idempotency-Key": "k1"}
     first, again = (
-        client.post("/api/v1/auth/tokens", '{"name": "ci"}', "application/json", headers=headers).json() for _ in "12"
+        client.post("/api/v1/auth/tokens", '{"name": "ci"}', "application/json", headers=headers).json()
+        for _ in "12"
     )
     assert first["token"].startswith("kst_")
     assert again["token"] is None
@@ -68,7 +69,9 @@ def test_another_body_is_refused(cast: Cast) -> None:
 def test_keys_belong_to_a_person_and_an_address(cast: Cast) -> None:
     cast.api("owner").post(GROUPS, {"name": "Team"}, key="k1")
     view = {"page": "cloud-keys", "name": "Mine"}
-    assert cast.api("owner").post("/api/v1/saved-views", view, key="k1").json()["idempotency_replayed"] is False
+    assert (
+        cast.api("owner").post("/api/v1/saved-views", view, key="k1").json()["idempotency_replayed"] is False
+    )
     stranger = cast.api("outsider").post(GROUPS, {"name": "Team"}, key="k1")
     assert stranger.json()["idempotency_replayed"] is False
     assert stranger.json()["vault"]["name"] == "Elsewhere"
@@ -119,7 +122,9 @@ def open_record(cast: Cast, **more: Any) -> IdempotencyRecord:
 
 def test_a_process_that_died_before_making_anything(cast: Cast) -> None:
     record = open_record(cast)
-    IdempotencyRecord.objects.filter(pk=record.pk).update(created_at=timezone.now() - idempotency.ABANDONED * 2)
+    IdempotencyRecord.objects.filter(pk=record.pk).update(
+        created_at=timezone.now() - idempotency.ABANDONED * 2
+    )
     answer = cast.api("owner").post(GROUPS, {"name": "Team"}, key="k1")
     assert answer.json()["idempotency_replayed"] is False
 

@@ -36,7 +36,8 @@ def walk(cast: Cast, path: str, who: str = "owner", **query: Any) -> list[dict[s
 @pytest.fixture
 def many(cast: Cast) -> Cast:
     Group.objects.bulk_create(
-        Group(vault=cast.vault, name=f"Group {n:02}", description="even" if n % 2 == 0 else "odd") for n in range(23)
+        Group(vault=cast.vault, name=f"Group {n:02}", description="even" if n % 2 == 0 else "odd")
+        for n in range(23)
     )
     return cast
 
@@ -143,13 +144,21 @@ def test_choices_may_be_repeated(cast: Cast) -> None:
 
 def test_moments(cast: Cast) -> None:
     for days in range(4):
-        event = AuditEvent.objects.create(vault=cast.vault, actor_type="user", via="api", action="vault:group:create")
+        event = AuditEvent.objects.create(
+            vault=cast.vault, actor_type="user", via="api", action="vault:group:create"
+        )
         AuditEvent.objects.filter(pk=event.pk).update(at=timezone.now() - timedelta(days=days))
     since = (timezone.now() - timedelta(days=1, hours=12)).isoformat()
     path = "/api/v1/audit-events"
     assert len(walk(cast, path, since=since, action="vault:group:create")) == 2
     assert len(walk(cast, path, until=since, action="vault:group:create")) == 2
-    for wrong in ("yesterday", "2026-11-22T14:00:00", "2026-13-01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-10:00"):
+    for wrong in (
+        "yesterday",
+        "2026-11-22T14:00:00",
+        "2026-13-01",
+        "0001-01-01T00:00:00+23:59",
+        "9999-12-31T23:59:59-10:00",
+    ):
         answer = cast.api("owner").get(path, since=wrong)
         assert answer.status_code == 400, wrong
         assert answer.json()["field"] == "since"
@@ -176,7 +185,9 @@ def test_a_token_of_one_vault_need_not_name_it_and_sees_no_other(cast: Cast) -> 
     assert [vault["name"] for vault in client.get("/api/v1/vaults").json()["items"]] == ["Payments"]
 
 
-@pytest.mark.parametrize("path", ["/api/v1/members", GROUPS, "/api/v1/vaults", "/api/v1/audit-events", "/api/v1/nodes"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/members", GROUPS, "/api/v1/vaults", "/api/v1/audit-events", "/api/v1/nodes"]
+)
 def test_the_number_of_queries_does_not_grow(
     cast: Cast, path: str, django_assert_max_num_queries: Any
 ) -> None:

@@ -18,15 +18,27 @@ def node(name: str, seconds_ago: float, *, applied: int = 0, gone: bool = False)
     """A node with one worker, both last seen that long ago."""
     seen = timezone.now() - timedelta(seconds=seconds_ago)
     made = Node.objects.create(
-        name=name, started_at=seen, last_seen_at=seen, deregistered_at=seen if gone else None, applied_generation=applied
+        name=name,
+        started_at=seen,
+        last_seen_at=seen,
+        deregistered_at=seen if gone else None,
+        applied_generation=applied,
     )
-    WorkerProcess.objects.create(node=made, pid=7, instance=name, last_seen_at=seen, applied_generation=applied)
+    WorkerProcess.objects.create(
+        node=made, pid=7, instance=name, last_seen_at=seen, applied_generation=applied
+    )
     return made
 
 
 @pytest.mark.parametrize(
     ("seconds", "gone", "state"),
-    [(0, False, "SERVING"), (29, False, "SERVING"), (31, False, "LATE"), (61, False, "STALE"), (0, True, "GONE")],
+    [
+        (0, False, "SERVING"),
+        (29, False, "SERVING"),
+        (31, False, "LATE"),
+        (61, False, "STALE"),
+        (0, True, "GONE"),
+    ],
 )
 def test_states(cast: Cast, seconds: float, gone: bool, state: str) -> None:
     node("xks-a", seconds, gone=gone)

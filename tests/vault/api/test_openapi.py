@@ -139,7 +139,11 @@ def test_what_creates_takes_an_idempotency_key_and_what_updates_if_match(name: s
 def test_request_bodies_are_closed(name: str) -> None:
     body = operations()[name].get("requestBody")
     if body is None:
-        assert operations()[name]["_method"] in ("get", "delete") or name == "auth_sign_out" or "{" in operations()[name]["_path"]
+        assert (
+            operations()[name]["_method"] in ("get", "delete")
+            or name == "auth_sign_out"
+            or "{" in operations()[name]["_path"]
+        )
         return
     for media in body["content"].values():
         reference = media["schema"]["$ref"].rsplit("/", 1)[1]

@@ -44,9 +44,8 @@ def test_any_bytes_either_parse_or_are_refused(body: bytes) -> None:
     try:
         value = parse(body)
     except ParseError as error:
-        assert str(error.detail)
-    else:
-        json.dumps(value)
+        value = str(error.detail)
+    assert json.dumps(value)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_any_bytes_either_parse_or_are_refused(body: bytes) -> None:
         (b'{"a": "\\u0000"}', "U+0000"),
         (b'{"\\u0000": 1}', "U+0000"),
         (b'{"a": "\\ud800"}', "surrogate"),
-        (b'\xff\xfe{}', "UTF-8"),
+        (b"\xff\xfe{}", "UTF-8"),
         (b"[" * 100_000, "nested"),
         (b"[" * 40 + b"]" * 40, "nested"),
         (b'{"a": ' + b"9" * 5000 + b"}", "digits"),
@@ -122,7 +121,14 @@ def test_bad_bodies_change_nothing(cast: Cast, body: bytes, status: int, field: 
 
 
 @pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "", "application/xml"]
+    "content_type",
+    [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "",
+        "application/xml",
+    ],
 )
 def test_other_media_types(cast: Cast, content_type: str) -> None:
     answer = cast.api("owner").django.generic("POST", PATH, b'{"name": "x"}', content_type)

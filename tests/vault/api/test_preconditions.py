@@ -52,7 +52,15 @@ def test_star_overwrites(cast: Cast) -> None:
 
 @pytest.mark.parametrize(
     ("value", "status"),
-    [('W/"1"', 412), ("1", 400), ('"x"', 400), ('"1", "2"', 400), ('""', 400), ('"99999999999999999999"', 400), ('"-1"', 400)],
+    [
+        ('W/"1"', 412),
+        ("1", 400),
+        ('"x"', 400),
+        ('"1", "2"', 400),
+        ('""', 400),
+        ('"99999999999999999999"', 400),
+        ('"-1"', 400),
+    ],
 )
 def test_what_is_no_etag_of_ours(cast: Cast, value: str, status: int) -> None:
     answer = cast.api("owner").patch(at(cast), {"name": "Team"}, if_match=value)

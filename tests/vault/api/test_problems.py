@@ -45,7 +45,9 @@ def test_field_cause_and_cure() -> None:
     assert answer.data["field"] == "name"
     assert answer.data["detail"] == "The name is taken."
     assert answer.data["cure"] == "Choose another."
-    assert answer.data["errors"] == [{"field": "name", "message": "The name is taken.", "cure": "Choose another."}]
+    assert answer.data["errors"] == [
+        {"field": "name", "message": "The name is taken.", "cure": "Choose another."}
+    ]
 
 
 def test_context_that_would_replace_a_member_is_left_out() -> None:

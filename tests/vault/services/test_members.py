@@ -43,7 +43,11 @@ def test_somebody_of_another_vault_is_only_added(cast: Cast) -> None:
 
 @pytest.mark.parametrize(
     ("change", "field"),
-    [({"email": "auditor@example.com"}, "email"), ({"email": "x@"}, "email"), ({"group_ids": ["elsewhere"]}, "groups")],
+    [
+        ({"email": "auditor@example.com"}, "email"),
+        ({"email": "x@"}, "email"),
+        ({"group_ids": ["elsewhere"]}, "groups"),
+    ],
 )
 def test_refusals_leave_nothing(cast: Cast, change: dict[str, Any], field: str) -> None:
     if "group_ids" in change:
@@ -51,7 +55,9 @@ def test_refusals_leave_nothing(cast: Cast, change: dict[str, Any], field: str) 
     before = (User.objects.count(), Membership.objects.count(), AuditEvent.objects.count())
     with pytest.raises(ValidationFailed) as caught:
         members.add_member(
-            cast.actor("owner"), cast.vault.pk, **{"email": "grace@example.com", "role": Role.AUDITOR, **change}
+            cast.actor("owner"),
+            cast.vault.pk,
+            **{"email": "grace@example.com", "role": Role.AUDITOR, **change},
         )
     assert caught.value.field == field
     assert (User.objects.count(), Membership.objects.count(), AuditEvent.objects.count()) == before
@@ -133,7 +139,9 @@ def test_a_destroyed_vault_takes_nobody(cast: Cast) -> None:
 
 def test_groups(cast: Cast) -> None:
     owner = cast.actor("owner")
-    group = groups.create_group(owner, cast.vault.pk, name="Team", member_ids=[cast.memberships["auditor"].pk])
+    group = groups.create_group(
+        owner, cast.vault.pk, name="Team", member_ids=[cast.memberships["auditor"].pk]
+    )
     with pytest.raises(ValidationFailed):
         groups.create_group(owner, cast.vault.pk, name="Team")
     with pytest.raises(ValidationFailed):

@@ -31,7 +31,9 @@ def test_changing(cast: Cast) -> None:
     shared = make(cast, "colleague", shared=True)
     with pytest.raises(PermissionDenied):
         update_saved_view(cast.actor("owner"), shared.pk, name="Mine")
-    changed = update_saved_view(cast.actor("colleague"), shared.pk, name="Due", columns=["name"], expected_revision=1)
+    changed = update_saved_view(
+        cast.actor("colleague"), shared.pk, name="Due", columns=["name"], expected_revision=1
+    )
     assert (changed.name, changed.columns, changed.revision) == ("Due", ["name"], 2)
     with pytest.raises(StaleRevision):
         update_saved_view(cast.actor("colleague"), shared.pk, name="X", expected_revision=1)

@@ -59,7 +59,9 @@ def test_tokens_and_processes_make_none(cast: Cast) -> None:
             tokens.my_tokens(actor)
 
 
-@pytest.mark.parametrize("text", ["", "kst_", "x", "kst_" + "a" * 43, "kst_" + "a" * 44, "KST_" + "a" * 43, "kst_é" + "a" * 42])
+@pytest.mark.parametrize(
+    "text", ["", "kst_", "x", "kst_" + "a" * 43, "kst_" + "a" * 44, "KST_" + "a" * 43, "kst_é" + "a" * 42]
+)
 def test_texts_that_are_none(cast: Cast, text: str) -> None:
     with pytest.raises(SignInFailed):
         authenticate_token(text, source_ip=None)

@@ -18,7 +18,9 @@ from vault.services import users
 from vault.services.users import ensure_first_admin, normal_email
 
 
-def test_the_first_administrator_gets_a_one_time_password_once(db: None, set_environ: Callable[..., None]) -> None:
+def test_the_first_administrator_gets_a_one_time_password_once(
+    db: None, set_environ: Callable[..., None]
+) -> None:
     set_environ(ADMIN_EMAIL="Root@Example.com")
     password = ensure_first_admin()
     assert password
@@ -91,12 +93,11 @@ def test_only_the_appliance_admin_issues_them(cast: Cast, who: str) -> None:
 def test_addresses_are_normal_or_refused(text: str) -> None:
     try:
         email = normal_email(text)
-    except ValidationFailed as error:
-        assert error.field == "email"
-    else:
-        assert email == email.strip().lower()
-        assert normal_email(email) == email
-        assert len(email) <= 254
+    except ValidationFailed:
+        return
+    assert email == email.strip().lower()
+    assert normal_email(email) == email
+    assert len(email) <= 254
 
 
 def test_passwords_of_ones_own_end_the_duty(cast: Cast) -> None:

@@ -68,7 +68,9 @@ def test_with_mail_it_is_mailed_and_nowhere_else(cast: Cast, mail_server: Any) -
     assert 'the vault "New"' in message.body
 
 
-@pytest.mark.parametrize("fault", [smtplib.SMTPRecipientsRefused({}), ConnectionRefusedError(), TimeoutError()])
+@pytest.mark.parametrize(
+    "fault", [smtplib.SMTPRecipientsRefused({}), ConnectionRefusedError(), TimeoutError()]
+)
 def test_a_mail_server_that_does_not_take_it(
     cast: Cast, mail_server: Any, monkeypatch: pytest.MonkeyPatch, fault: Exception
 ) -> None:
@@ -83,7 +85,9 @@ def test_a_mail_server_that_does_not_take_it(
 
 
 def test_somebody_with_an_account_keeps_it(cast: Cast, mail_server: Any) -> None:
-    made = create_vault(cast.actor("appliance"), name="New", admin_name="Evil", admin_email="owner@example.com")
+    made = create_vault(
+        cast.actor("appliance"), name="New", admin_name="Evil", admin_email="owner@example.com"
+    )
     owner = User.objects.get(email="owner@example.com")
     assert made.admin == owner
     assert made.one_time_password is None
@@ -131,16 +135,18 @@ def test_the_name_of_a_destroyed_vault_is_free(cast: Cast) -> None:
 
 
 @pytest.mark.parametrize("who", ["owner", "colleague", "auditor", "outsider"])
-@pytest.mark.parametrize("act", ["create", "disable", "enable"])
-def test_what_only_the_appliance_admin_does(cast: Cast, who: str, act: str) -> None:
-    actor = cast.actor(who)
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda actor, vault: create_vault(actor, **NEW),
+        lambda actor, vault: vaults.disable_vault(actor, vault.pk, reason=""),
+        lambda actor, vault: vaults.enable_vault(actor, vault.pk),
+    ],
+    ids=["create", "disable", "enable"],
+)
+def test_what_only_the_appliance_admin_does(cast: Cast, who: str, act: Callable[..., Any]) -> None:
     with pytest.raises(PermissionDenied):
-        if act == "create":
-            create_vault(actor, **NEW)
-        elif act == "disable":
-            vaults.disable_vault(actor, cast.vault.pk, reason="")
-        else:
-            vaults.enable_vault(actor, cast.vault.pk)
+        act(cast.actor(who), cast.vault)
 
 
 Switch = Callable[..., vaults.VaultChanged]
