@@ -77,6 +77,7 @@ class Reader(threading.Thread):
         self._stopping = threading.Event()
         self._failures = 0
         self._alarmed_at: float | None = None
+        self._watch = new_watch()
 
     def run(self) -> None:
         """See Thread."""
@@ -88,14 +89,13 @@ class Reader(threading.Thread):
             close_own_connection()
 
     def stop(self) -> None:
-        """End soon, from any thread."""
+        """End soon, from any thread; may be called when it has ended already."""
         self._stopping.set()
         self._watch.wake()
 
-    def start(self) -> None:
-        """See Thread."""
-        self._watch = new_watch()
-        super().start()
+    def close(self) -> None:
+        """Let go of what ``stop`` needs; call once the thread has ended."""
+        self._watch.close()
 
     def _run(self) -> None:
         use_own_connection(snapshots=True)
@@ -108,7 +108,7 @@ class Reader(threading.Thread):
                 except (Error, psycopg.Error) as error:
                     self._lost(error)
         finally:
-            self._watch.close()
+            self._watch.reset()
 
     def _look(self, applied: Applied | None) -> Applied | None:
         asked_at = boot_clock()
@@ -373,6 +373,7 @@ class Agent:
             failures.append(error)
             call_in(loop, ending.set)
 
+        lock = claim_socket(self._socket_path)
         registrar = Registrar(
             self._registry,
             seen=lambda beat, at: call_in(loop, workers.seen, beat, at),
@@ -387,7 +388,6 @@ class Agent:
             poll_s=self._poll_s,
             max_staleness_s=self._max_staleness_s,
         )
-        lock = claim_socket(self._socket_path)
         try:
             server = await asyncio.start_unix_server(workers.converse, sock=bind_socket(self._socket_path))
             registrar.start()
@@ -407,6 +407,8 @@ class Agent:
                 reader.stop()
                 registrar.stop()
                 await asyncio.to_thread(join, reader, registrar)
+                if not reader.is_alive():
+                    reader.close()
                 self._socket_path.unlink(missing_ok=True)
             if failures:
                 raise failures[0]
