@@ -333,40 +333,58 @@ class Checked(NamedTuple):
     """Whether the last entry is an END: the writer closed it."""
 
 
-def check_chain(data: bytes, mac_key: bytes, *, before: bytes | None = None) -> Checked:
-    """Check every MAC of a segment and return what it holds; an unfinished frame at the end is left out.
+def check_prefix(
+    data: bytes, mac_key: bytes, *, before: bytes | None = None
+) -> tuple[Checked | None, SegmentDamaged | None]:
+    """Check every MAC of a segment; return what holds, and the first entry that is not what was written.
 
-    ``before`` is the last MAC of the segment before, where it is known.
+    ``before`` is the last MAC of the segment before, where it is known.  An unfinished frame at the end
+    is left out and is no damage.
+    """
+    checked: Checked | None = None
+    try:
+        for entry in read_entries(data):
+            if checked is None:
+                header = header_of(entry)
+                if before is not None and not hmac.compare_digest(before, header.before):
+                    raise SegmentDamaged(0, 0, "it does not follow the segment before")
+                last, records = header.before, 0
+            else:
+                if checked.ended:
+                    raise SegmentDamaged(entry.sequence, entry.offset, "something after the end")
+                header, last, records = checked.header, checked.mac, checked.records
+            mac = chain_mac(mac_key, last, data[entry.offset : entry.end - MAC_BYTES])
+            if not hmac.compare_digest(mac, entry.mac):
+                raise SegmentDamaged(
+                    entry.sequence,
+                    entry.offset,
+                    f"this {KINDS[entry.kind]} was edited, or what stood before it was removed or moved",
+                )
+            checked = Checked(
+                header,
+                entry.sequence + 1,
+                records + (entry.kind == RECORD),
+                entry.end,
+                mac,
+                entry.kind == END,
+            )
+    except SegmentDamaged as damage:
+        return checked, damage
+    if checked is None:
+        return None, SegmentDamaged(0, 0, "no header")
+    return checked, None
+
+
+def check_chain(data: bytes, mac_key: bytes, *, before: bytes | None = None) -> Checked:
+    """Return what a segment holds, as :func:`check_prefix`.
 
     Raises:
         SegmentDamaged: the first entry that is not what was written there.
     """
-    header: Header | None = None
-    last = b""
-    records = count = size = 0
-    ended = False
-    for entry in read_entries(data):
-        if ended:
-            raise SegmentDamaged(entry.sequence, entry.offset, "something after the end")
-        if header is None:
-            header = header_of(entry)
-            last = header.before
-            if before is not None and not hmac.compare_digest(before, last):
-                raise SegmentDamaged(0, 0, "it does not follow the segment before")
-        frame = data[entry.offset : entry.end - MAC_BYTES]
-        mac = chain_mac(mac_key, last, frame)
-        if not hmac.compare_digest(mac, entry.mac):
-            raise SegmentDamaged(
-                entry.sequence,
-                entry.offset,
-                f"this {KINDS[entry.kind]} was edited, or what stood before it was removed or moved",
-            )
-        last, size, count = mac, entry.end, entry.sequence + 1
-        records += entry.kind == RECORD
-        ended = entry.kind == END
-    if header is None:
-        raise SegmentDamaged(0, 0, "no header")
-    return Checked(header, count, records, size, last, ended)
+    checked, damage = check_prefix(data, mac_key, before=before)
+    if damage is not None or checked is None:
+        raise damage or SegmentDamaged(0, 0, "no header")
+    return checked
 
 
 def records_of(data: bytes) -> Iterator[tuple[Entry, Record]]:
