@@ -268,7 +268,8 @@ def _attempt(ctx: StepContext, flow: Flow, function: StepFunction) -> Outcome | 
     if isinstance(answer, Later):
         return _wait(ctx, answer)
     if ctx.operation.undoing:
-        return _undone(ctx)
+        _undone(ctx)
+        return None
     return _done(ctx)
 
 
