@@ -140,6 +140,8 @@ CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_CONCURRENCY: int = env.get_or_default("KEYSTEAD_WORKER_CONCURRENCY")
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False
+# How long the worker's timer may sleep through a signal to stop, in seconds.
+CELERY_WORKER_TIMER_PRECISION = 0.2
 # Seconds between. A message that nobody took within that time is worth nothing: the next one says the same.
 _EVERY = {
     "cloudkeys.sweep_operations": 2.0,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 CHILD = Path(__file__).with_name("child.py")
-STOP_SECONDS = 3.0  # for a clean end, before SIGKILL; all must be over within 5, on a busy machine too
+STOP_SECONDS = 2.5  # for a clean end, before SIGKILL; all must be over within 5, on a busy machine too
 READY_SECONDS = 60.0
 FIRST_DELAY = 0.5
 LAST_DELAY = 30.0
