@@ -96,6 +96,10 @@ VAULT_ROWS = [
     Row("POST", V + "auth/tokens", 201, 201, 201, 201, 201, session=True, body=lambda cast: {"name": "ci"}),
     Row("GET", V + "auth/tokens/<uuid:token_id>", 200, 404, 404, 404, 404, session=True, at=_token_of_owner),
     Row("DELETE", V + "auth/tokens/<uuid:token_id>", 204, 404, 404, 404, 404, session=True, at=_token_of_owner),
+    Row(
+        "POST", V + "one-time-passwords", 403, 403, 403, 403, 200,
+        body=lambda cast: {"email": "auditor@example.com"},
+    ),
     Row("GET", V + "vaults", 200, 200, 200, 200, 200),
     Row(
         "POST", V + "vaults", 403, 403, 403, 403, 201,

@@ -132,7 +132,7 @@ class AuditEventDetail(ApiView):
     """GET audit-events/{event_id}"""
 
     @operation(
-        "audit_events_get",
+        "audit_events_show",
         summary="Read an audit event",
         description="One event. Nothing changes or deletes it.",
         tag=TAG,

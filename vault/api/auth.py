@@ -431,7 +431,7 @@ class TokenDetail(ApiView):
     """GET, DELETE auth/tokens/{token_id}"""
 
     @operation(
-        "auth_tokens_get",
+        "auth_tokens_show",
         summary="Read one of my API tokens",
         description="Everything but its text.",
         tag="API tokens",

@@ -151,7 +151,7 @@ class GroupDetail(ApiView):
     """GET, PATCH, DELETE groups/{group_id}"""
 
     @operation(
-        "groups_get",
+        "groups_show",
         summary="Read a group",
         description="The group with its members.",
         tag=TAG,

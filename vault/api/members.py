@@ -177,7 +177,7 @@ class MemberDetail(ApiView):
     """GET, PATCH, DELETE members/{member_id}"""
 
     @operation(
-        "members_get",
+        "members_show",
         summary="Read a member",
         description="One person's role and groups in one vault.",
         tag=TAG,

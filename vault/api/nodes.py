@@ -166,7 +166,7 @@ class NodeDetail(ApiView):
     """GET nodes/{node_id}"""
 
     @operation(
-        "nodes_get",
+        "nodes_show",
         summary="Read a data-plane node",
         description="One node with its worker processes.",
         tag=TAG,

@@ -135,7 +135,7 @@ class SavedViewDetail(ApiView):
     """GET, PATCH, DELETE saved-views/{view_id}"""
 
     @operation(
-        "saved_views_get",
+        "saved_views_show",
         summary="Read a saved view",
         description="One's own, or a shared one.",
         tag=TAG,

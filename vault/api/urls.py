@@ -2,7 +2,7 @@
 
 from django.urls import path, re_path
 
-from vault.api import audit_events, auth, groups, members, nodes, saved_views, schema, vaults
+from vault.api import audit_events, auth, groups, members, nodes, one_time_passwords, saved_views, schema, vaults
 from vault.api.endpoints import UnknownAddress
 
 V1 = "api/v1"
@@ -16,6 +16,7 @@ urlpatterns = [
     path(f"{V1}/auth/sessions/<int:session_id>", auth.SessionDetail.as_view()),
     path(f"{V1}/auth/tokens", auth.TokenList.as_view()),
     path(f"{V1}/auth/tokens/<uuid:token_id>", auth.TokenDetail.as_view()),
+    path(f"{V1}/one-time-passwords", one_time_passwords.OneTimePasswords.as_view()),
     path(f"{V1}/vaults", vaults.VaultList.as_view()),
     path(f"{V1}/vaults/<uuid:vault_id>", vaults.VaultDetail.as_view()),
     path(f"{V1}/vaults/<uuid:vault_id>/disable", vaults.VaultDisable.as_view()),

@@ -168,7 +168,7 @@ class VaultDetail(ApiView):
     """GET, PATCH vaults/{vault_id}"""
 
     @operation(
-        "vaults_get",
+        "vaults_show",
         summary="Read a vault",
         description="For its members and for appliance admins.",
         tag=TAG,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.contrib.auth.password_validation import validate_password
@@ -14,7 +14,7 @@ from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
 from django.utils import timezone
 
-from vault import env
+from vault import env, mail
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import Change, change, snapshot
@@ -116,23 +116,38 @@ def ensure_first_admin() -> str | None:
     return password.reveal_text() if given is None else None
 
 
-def issue_one_time_password(actor: Actor, user_id: UUID) -> tuple[User, Secret]:
+@dataclass(frozen=True)
+class Issued:
+    """A one-time password that replaced a person's password."""
+
+    user: User
+    password: Secret
+
+
+def issue_one_time_password(actor: Actor, email: str) -> Issued:
     """Replace a person's password by a one-time password, ending every session. For the appliance admin only.
 
-    The caller mails or shows it. Raises PermissionDenied, NotFound.
+    The caller mails or shows it. Raises PermissionDenied, NotFound, ValidationFailed.
     """
     actor.require(Permission.APPLIANCE_MANAGE_USERS)
     password = new_one_time_password()
     with change(actor) as tx:
-        user = User.objects.select_for_update().filter(pk=user_id).first()
+        user = User.objects.select_for_update().filter(email=normal_email(email)).first()
         if user is None:
-            raise NotFound("There is no such user.")
+            raise NotFound("There is no person with this e-mail address.", field="email")
         user.set_password(password.reveal_text())
         user.must_change_password = True
         user.one_time_password_expires_at = timezone.now() + ONE_TIME_PASSWORD_LIFETIME
         user.save(update_fields=["password", "must_change_password", "one_time_password_expires_at"])
         tx.audit(Action.PASSWORD_CHANGE, user, detail={"one_time": True}, target_name=user.email)
-    return user, password
+    return Issued(user, password)
+
+
+def mail_issued(issued: Issued) -> bool:
+    """Mail it; False when it must be shown instead."""
+    return mail.mail_one_time_password(
+        issued.user, issued.password, reason="an administrator of Keystead has given you a new one-time password"
+    )
 
 
 def check_new_password(user: User, new: Secret, *, field: str = "new_password") -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -74,19 +75,38 @@ def test_one_time_passwords_are_many_and_readable() -> None:
 
 
 def test_a_one_time_password_for_somebody_who_lost_theirs(cast: Cast) -> None:
-    user, password = users.issue_one_time_password(cast.actor("appliance"), cast.users["owner"].pk)
-    assert user.check_password(password.reveal_text())
-    assert user.must_change_password
-    assert password.reveal_text() not in str(AuditEvent.objects.values())
+    issued = users.issue_one_time_password(cast.actor("appliance"), " Owner@Example.com")
+    password = issued.password.reveal_text()
+    assert issued.user.check_password(password)
+    assert issued.user.must_change_password
+    assert password not in str(AuditEvent.objects.values())
+    assert password not in repr(issued)
     with pytest.raises(NotFound):
-        users.issue_one_time_password(cast.actor("appliance"), cast.vault.pk)
+        users.issue_one_time_password(cast.actor("appliance"), "nobody@example.com")
+    with pytest.raises(ValidationFailed):
+        users.issue_one_time_password(cast.actor("appliance"), "nobody")
+
+
+def test_it_ends_every_session(cast: Cast) -> None:
+    client = cast.session("owner")
+    users.issue_one_time_password(cast.actor("appliance"), "owner@example.com")
+    assert client.get("/api/v1/auth/me").status_code == 401
 
 
 @pytest.mark.parametrize("who", ["owner", "colleague", "auditor", "outsider"])
 def test_only_the_appliance_admin_issues_them(cast: Cast, who: str) -> None:
     with pytest.raises(PermissionDenied):
-        users.issue_one_time_password(cast.actor(who), cast.users["owner"].pk)
+        users.issue_one_time_password(cast.actor(who), "owner@example.com")
     assert User.objects.get(email="owner@example.com").check_password(PASSWORD)
+
+
+def test_the_command(cast: Cast, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vault.startup.prepare_process", lambda: None)
+    call_command("vault_reset_password", "owner@example.com")
+    shown = capsys.readouterr().out.split("one-time password: ")[1].strip()
+    assert User.objects.get(email="owner@example.com").check_password(shown)
+    with pytest.raises(CommandError, match="no person"):
+        call_command("vault_reset_password", "nobody@example.com")
 
 
 @given(st.text(max_size=300))
