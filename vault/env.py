@@ -123,6 +123,12 @@ _ROWS = (
         default_note="none",
     ),
     Setting(
+        "KEYSTEAD_API_RATE", "Web", values.count(60, 1_000_000), "1200",
+        "Requests a minute that one person or one API token may send to the REST API; more get 429 and Retry-After. "
+        "Sign-ins have a lower limit of their own.",
+        "Give a whole number from 60 to 1000000.",
+    ),
+    Setting(
         "KEYSTEAD_WEB_TLS_CERT", "Web", values.path, None,
         "PEM file of the web's certificate chain. Plain HTTP is for loopback or behind a trusted proxy only.",
         "Give the path of a PEM file.", default_note="plain HTTP", names_file=True,

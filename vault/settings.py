@@ -216,6 +216,8 @@ STATIC_ROOT = None
 LOGGING_CONFIG = None
 logs.configure(env.get_or_default("KEYSTEAD_LOG_FORMAT"), env.get_or_default("KEYSTEAD_LOG_LEVEL"))
 
+KEYSTEAD_API_RATES: dict[str, int] = {"actor": env.get_or_default("KEYSTEAD_API_RATE")}
+
 REST_FRAMEWORK = {
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],

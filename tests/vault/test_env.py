@@ -44,6 +44,7 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
     "KEYSTEAD_TRUSTED_PROXIES": (
         "10.0.0.0/24, ::1", [ip_network("10.0.0.0/24"), ip_network("::1")], ["proxy", "10.0.0.0/33"],
     ),
+    "KEYSTEAD_API_RATE": ("5000", 5000, ["0", "59", "1000001", "many"]),
     "KEYSTEAD_WEB_TLS_CERT": ("/tls/web.pem", Path("/tls/web.pem"), []),
     "KEYSTEAD_WEB_TLS_KEY": ("/tls/web-key.pem", Path("/tls/web-key.pem"), []),
     "KEYSTEAD_ADMIN_EMAIL": ("ada@bank.test", "ada@bank.test", ["ada", "ada@", "@bank", "a b@c"]),
