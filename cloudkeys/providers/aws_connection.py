@@ -137,7 +137,7 @@ class Connection:
             read_timeout=READ_TIMEOUT_S,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
             max_pool_connections=16,
-            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg] - the stubs do not know it yet
+            ignore_configured_endpoint_urls=True,  # type: ignore[call-arg]  # not in its stubs yet
             user_agent_extra="keystead",
             # A proxy of this machine is for the way out, not for the way to itself.
             proxies={} if self.is_simulated else None,
