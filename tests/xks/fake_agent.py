@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import uuid
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,11 @@ class FakeAgent:
         self.path = path
         self.heard: list[wire.WorkerMessage] = []
         self.greeting: Callable[[wire.Hello], list[wire.AgentMessage]] = lambda hello: []
+        self.journal_state: bytes | None = bytes(32)
+        """First state of every worker's journal; None: no key is sent."""
+        self.chains: list[str] = []
         self._writers: set[asyncio.StreamWriter] = set()
+        self._conversations: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._news = threading.Condition()
         self._server: asyncio.AbstractServer | None = None
@@ -87,11 +92,14 @@ class FakeAgent:
         assert self._server is not None
         self._server.close()
         await self._hang_up()
-        while self._writers:
-            await asyncio.sleep(0)
+        await asyncio.gather(*self._conversations)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        conversation = asyncio.current_task()
+        assert conversation is not None
+        self._conversations.add(conversation)
+        conversation.add_done_callback(self._conversations.discard)
         try:
             while True:
                 message = await wire.read_worker_message(reader)
@@ -99,6 +107,10 @@ class FakeAgent:
                     self.heard.append(message)
                     self._news.notify_all()
                 if isinstance(message, wire.Hello):
+                    if not message.journal and self.journal_state is not None:
+                        key = wire.JournalKey(uuid.uuid4().hex, self.journal_state)
+                        self.chains.append(key.chain)
+                        writer.write(wire.encode_frame(key))
                     for answer in self.greeting(message):
                         writer.write(wire.encode_frame(answer))
                     await writer.drain()
