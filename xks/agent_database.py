@@ -140,11 +140,9 @@ class PostgresWatch:
     def wait(self, seconds: float) -> None:
         """See Watch."""
         if self._wrapper is None:
-            wrapper = new_connection(snapshots=False)
-            wrapper.ensure_connection()
-            with wrapper.cursor() as cursor:
+            self._wrapper = new_connection(snapshots=False)  # kept at once, so that reset closes it
+            with self._wrapper.cursor() as cursor:
                 cursor.execute(f"LISTEN {CHANNEL}")
-            self._wrapper = wrapper
             return  # whatever came before there was an ear for it
         raw = self._wrapper.connection.pgconn
         with selectors.DefaultSelector() as selector:
