@@ -2,7 +2,17 @@
 
 from django.urls import path, re_path
 
-from vault.api import audit_events, auth, groups, members, nodes, one_time_passwords, saved_views, schema, vaults
+from vault.api import (
+    audit_events,
+    auth,
+    groups,
+    members,
+    nodes,
+    one_time_passwords,
+    saved_views,
+    schema,
+    vaults,
+)
 from vault.api.endpoints import UnknownAddress
 
 V1 = "api/v1"

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 
-from tests.cast import ApiClient, Cast, cast as make_cast
+from tests.cast import ApiClient, Cast
+from tests.cast import cast as make_cast
 from vault.models import Group, Membership, Role, User, Vault
 from vault.services.tokens import create_token
 
