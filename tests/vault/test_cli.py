@@ -105,7 +105,7 @@ def test_an_unknown_command_unlike_any(capsys):
 
 
 @pytest.fixture
-def command_that(monkeypatch: pytest.MonkeyPatch) -> Any:
+def command_that(monkeypatch: pytest.MonkeyPatch, set_environ: Any) -> Any:
     """Return a function that makes `keystead serve` do what it is given."""
 
     def install(action: Any) -> None:

@@ -30,8 +30,11 @@ def connection(tmp_path: Path) -> Any:
         yield opened
 
 
+# kombu remembers for the whole process which queues it has bound, whatever the folder; hence a name for each test.
+
+
 def test_a_message_goes_through_a_file(connection, tmp_path):
-    with connection.SimpleQueue("work") as work:
+    with connection.SimpleQueue("through-a-file") as work:
         work.put({"operation": "o1"})
         assert len(list((tmp_path / "queue").iterdir())) == 1
         message = work.get(timeout=5)
@@ -41,7 +44,7 @@ def test_a_message_goes_through_a_file(connection, tmp_path):
 
 
 def test_an_idle_worker_looks_up_often_enough_to_stop_in_time(connection):
-    with connection.SimpleQueue("work"):
+    with connection.SimpleQueue("idle"):
         began = time.monotonic()
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=2.0)
