@@ -17,9 +17,12 @@ from cloudkeys.operations.steps import Flow, Later, StepContext
 from cloudkeys.providers.base import ErrorCode, PointerKey, Provider, ProviderError
 from cloudkeys.schedules import MAX_WINDOW_DAYS, MIN_WINDOW_DAYS
 from cloudkeys.services.lifecycle import destroy_material, finish_enable
+from vault.models import Vault
 
 # How often AWS is asked whether a KMS key whose window is over has gone.
 GONE_POLL_S = 3600.0
+# Enabling a disabled vault brings everything back, and meanwhile nobody could cancel a deletion in it.
+VAULT_IS_OFF = "the vault is disabled, and nothing in a disabled vault is destroyed"
 
 
 def _open(ctx: StepContext) -> tuple[CloudKey, Provider, str]:
@@ -178,6 +181,8 @@ def confirm_gone(ctx: StepContext) -> Later | None:
     """The window is over: AWS has to say that the KMS key is gone before any material is destroyed."""
     key, provider, kms_key_id = _open(ctx)
     _require_state(key, CloudKey.State.PENDING_DELETION)
+    if key.vault.state != Vault.State.ENABLED:
+        return Later(GONE_POLL_S, VAULT_IS_OFF)
     if key.delete_after is not None and key.delete_after > timezone.now():
         left = (key.delete_after - timezone.now()).total_seconds()
         return Later(left, f"the window ends on {key.delete_after:%Y-%m-%d %H:%M} UTC")
@@ -194,12 +199,15 @@ def confirm_gone(ctx: StepContext) -> Later | None:
     )
 
 
-def destroy(ctx: StepContext) -> None:
+def destroy(ctx: StepContext) -> Later | None:
     """Erase every version, in one transaction with the audit event."""
     with ctx.commit(unless_cancelled=True) as tx:
         row = ctx.target(lock=True)
+        if row.vault.state != Vault.State.ENABLED:
+            return Later(GONE_POLL_S, VAULT_IS_OFF)
         if row.state != CloudKey.State.DESTROYED:
             destroy_material(tx, row, "The deletion window is over, and AWS has deleted the KMS key.")
+    return None
 
 
 # --- keeping in line ----------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+from django.db.models import Q
 from django.utils import timezone
 
 from cloudkeys.models import CloudKey, Operation
@@ -25,6 +26,7 @@ from vault.permissions import Permission
 
 _STATES = ("state", "blocked", "pointer_state", "delete_after", "permitted_uses")
 _LINKED = (CloudKey.PointerState.LINKED,)
+FAILED_DESTROY_PAUSE = timedelta(hours=24)
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,10 @@ def destroy_material(tx: Change, key: CloudKey, reason: str) -> None:
 def expire_due_keys(actor: Actor, limit: int = 100) -> int:
     """Act on keys whose time has come: disable or schedule deletion. Returns how many; run it again for more."""
     count = 0
-    due = CloudKey.objects.filter(expires_at__lte=timezone.now(), expired_at=None, kind=CloudKey.Kind.USER)
+    # In a disabled vault nothing is served and nobody could cancel a deletion: its keys expire once it is enabled.
+    due = CloudKey.objects.filter(
+        expires_at__lte=timezone.now(), expired_at=None, kind=CloudKey.Kind.USER, vault__state="ENABLED"
+    )
     for key_id in list(
         due.exclude(state=CloudKey.State.DESTROYED)
         .order_by("expires_at")
@@ -279,18 +284,25 @@ def finish_due_deletions(actor: Actor, limit: int = 100) -> int:
         state=CloudKey.State.PENDING_DELETION,
         delete_after__lte=timezone.now(),
         pointer_state__in=["LINKED", "GONE"],
+        vault__state="ENABLED",
     )
-    busy = Operation.objects.filter(state__in=Operation.UNFINISHED, kind="cloud_key.destroy").values(
-        "target_id"
-    )
+    # One that failed (the KMS key lives) waits for a person; only after so long is AWS asked again by itself.
+    failed_of_late = Q(state=Operation.State.FAILED, finished_at__gt=timezone.now() - FAILED_DESTROY_PAUSE)
+    busy = Operation.objects.filter(
+        Q(state__in=Operation.UNFINISHED) | failed_of_late, kind="cloud_key.destroy"
+    ).values("target_id")
     for key_id in list(
         due.exclude(pk__in=busy).order_by("delete_after").values_list("pk", flat=True)[:limit]
     ):
-        with change(actor):
-            key = CloudKey.objects.select_for_update().get(pk=key_id)
-            if key.state == CloudKey.State.PENDING_DELETION:
-                start_operation(actor, "cloud_key.destroy", key)
-                count += 1
+        try:
+            with change(actor):
+                key = CloudKey.objects.select_for_update().get(pk=key_id)
+                if key.state == CloudKey.State.PENDING_DELETION:
+                    start_operation(actor, "cloud_key.destroy", key)
+                    count += 1
+        except Conflict:
+            # Other work on this key is under way; it must not hold up the keys behind it.
+            continue
     return count
 
 

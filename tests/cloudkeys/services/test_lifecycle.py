@@ -9,13 +9,15 @@ import pytest
 from django.utils import timezone
 
 from cloudkeys.models import CloudKey, KeySet, Operation
+from cloudkeys.operations import start_operation
 from cloudkeys.services import lifecycle
 from cloudkeys.services.key_sets import update_key_set
 from tests.cloudkeys.world import new_key, pretend_linked
 from vault.actions import Action
 from vault.actors import Actor
+from vault.changes import change
 from vault.errors import Conflict, DomainError, NotFound, PermissionDenied, StaleRevision, ValidationFailed
-from vault.models import AuditEvent, GenerationChange
+from vault.models import AuditEvent, GenerationChange, Vault
 
 SYSTEM = Actor.system("worker")
 
@@ -249,3 +251,47 @@ def test_a_stale_revision_changes_nothing(owner: Actor, key: CloudKey) -> None:
         lifecycle.disable_cloud_key(owner, key.pk, reason="", expected_revision=7)
     key.refresh_from_db()
     assert key.state == "ENABLED"
+
+
+def test_nothing_is_destroyed_or_expires_in_a_disabled_vault(owner: Actor, key_set: KeySet) -> None:
+    """Enabling brings everything back, and meanwhile nobody could cancel."""
+    leaving, ending = new_key(owner, key_set, "leaving"), new_key(owner, key_set, "ending")
+    pretend_linked(leaving)
+    lifecycle.schedule_deletion(owner, leaving.pk, confirm_name=leaving.name, window_days=7)
+    let_window_pass(leaving)
+    CloudKey.objects.filter(pk=ending.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
+    Vault.objects.filter(pk=leaving.vault_id).update(state="DISABLED")
+
+    assert lifecycle.finish_due_deletions(SYSTEM) == 0
+    assert lifecycle.expire_due_keys(SYSTEM) == 0
+    Vault.objects.filter(pk=leaving.vault_id).update(state="ENABLED")
+    assert lifecycle.finish_due_deletions(SYSTEM) == 1
+    assert lifecycle.expire_due_keys(SYSTEM) == 1
+
+
+def test_a_destruction_that_failed_is_not_begun_anew_at_once(owner: Actor, key: CloudKey) -> None:
+    pretend_linked(key)
+    lifecycle.schedule_deletion(owner, key.pk, confirm_name=key.name, window_days=7)
+    let_window_pass(key)
+    assert lifecycle.finish_due_deletions(SYSTEM) == 1
+    begun = Operation.objects.filter(kind="cloud_key.destroy")
+    begun.update(state="FAILED", finished_at=timezone.now())
+    assert lifecycle.finish_due_deletions(SYSTEM) == 0
+    begun.update(finished_at=timezone.now() - timedelta(hours=25))
+    assert lifecycle.finish_due_deletions(SYSTEM) == 1
+
+
+def test_other_work_on_one_key_does_not_hold_up_the_destruction_of_the_next(
+    owner: Actor, key_set: KeySet
+) -> None:
+    for name in ("first", "second"):
+        key = new_key(owner, key_set, name)
+        pretend_linked(key)
+        lifecycle.schedule_deletion(owner, key.pk, confirm_name=name, window_days=7)
+    first, second = CloudKey.objects.order_by("name").filter(kind="USER")
+    with change(owner):
+        start_operation(owner, "cloud_key.link", first, input={"kms_key_id": "x"})
+    CloudKey.objects.filter(pk=first.pk).update(delete_after=timezone.now() - timedelta(hours=2))
+    CloudKey.objects.filter(pk=second.pk).update(delete_after=timezone.now() - timedelta(hours=1))
+    assert lifecycle.finish_due_deletions(SYSTEM) == 1
+    assert Operation.objects.get(kind="cloud_key.destroy").target_id == second.pk
