@@ -50,7 +50,9 @@ def start_operation(
     with change(actor):
         # Locking the target orders requests, so that the order of created_at is that of the commits.
         type(target)._base_manager.select_for_update().filter(pk=target.pk).first()
-        unfinished = list(_unfinished(target.pk).order_by("created_at", "id"))
+        # Locked too, in the order in which a worker claims them: one that seems not begun must not be claimed before
+        # this commits, or it would do its work with what the row said before, and this request would be lost.
+        unfinished = list(_unfinished(target.pk).select_for_update().order_by("created_at", "id"))
         if declared.exclusive:
             _refuse_conflict(declared, target, unfinished)
         last = unfinished[-1] if unfinished else None
@@ -174,7 +176,9 @@ def cancel_superseded(target: models.Model, *kinds: str) -> None:
 
     For acts that void pending work without starting work of their own (a start does it by `Kind.supersedes`).
     """
-    for other in _unfinished(target.pk).filter(kind__in=kinds, cancel_requested=False):
+    wanted = _unfinished(target.pk).filter(kind__in=kinds, cancel_requested=False)
+    # In the order in which workers lock them, or the two could wait for each other.
+    for other in wanted.order_by("created_at", "id"):
         _request_cancel(other)
 
 

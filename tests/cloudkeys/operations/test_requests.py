@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection, connections
 
 from cloudkeys.flows import FLOWS
 from cloudkeys.models import CloudKey, CspAccount, KeySet, Operation
 from cloudkeys.operations import KINDS, cancel_operation, requests, retry_operation, runner, start_operation
 from cloudkeys.operations.kinds import TARGETS
+from tests.cloudkeys.operations.conftest import Declare, Start
 from tests.cloudkeys.world import new_key
 from vault.actions import Action
 from vault.actors import Actor
@@ -221,3 +223,23 @@ def test_no_operation_row_holds_a_secret(owner: Actor, account: CspAccount) -> N
     with change(owner):
         operation = start_operation(owner, "csp_account.rotate_credential", account)
     assert SECRET not in str(Operation.objects.filter(pk=operation.pk).values().get())
+
+
+@pytest.mark.skipif(connection.vendor == "sqlite", reason="SQLite has one writer at a time anyway")
+@pytest.mark.django_db(transaction=True)
+def test_an_operation_that_answers_a_second_request_cannot_be_claimed_before_that_commits(
+    owner: Actor, account: CspAccount, declare: Declare, start: Start, step: Any
+) -> None:
+    """Or a worker would do it with what the row said before the second request, which would be lost."""
+    kind = declare("test.update", {"one": step("one")})
+    first = start(kind)
+    other = connections.create_connection("default")
+    try:
+        with change(owner):
+            assert start_operation(owner, kind, account) == first
+            with other.cursor() as cursor, pytest.raises(OperationalError):
+                cursor.execute(
+                    "SELECT 1 FROM cloudkeys_operation WHERE id = %s FOR UPDATE NOWAIT", [str(first.pk)]
+                )
+    finally:
+        other.close()
