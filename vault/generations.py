@@ -11,7 +11,7 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection
 from django.db.models import F
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from vault.models import Generation, GenerationChange, WorkerProcess
 
@@ -61,7 +61,9 @@ class Confirmation:
 
 def counted_workers() -> list[WorkerProcess]:
     """Every worker process that might still be serving: seen within MAX_STALENESS plus a margin, not deregistered."""
-    since = timezone.now() - timedelta(seconds=settings.KEYSTEAD_XKS_MAX_STALENESS + 5)
+    # The database's clock, as in the rows (xks/agent_registry.py): with this host's, one that runs ahead would leave
+    # out workers that are still serving.
+    since = Now() - timedelta(seconds=settings.KEYSTEAD_XKS_MAX_STALENESS + 5)
     return list(
         WorkerProcess.objects.filter(deregistered_at=None, last_seen_at__gte=since)
         .select_related("node")
