@@ -68,7 +68,8 @@ def save_pointer(
 ) -> None:
     """Write pointer state and what AWS said on a locked row, and audit it when the pointer itself changed.
 
-    Without `pointer` what AWS said last stays. No revision: what AWS says of a key is no edit of it, and must not upset somebody's If-Match.
+    Without `pointer` what AWS said last stays. No revision: what AWS says of a key is no edit of it, and must not
+    upset somebody's If-Match.
     """
     before = snapshot(key, *POINTER_FIELDS)
     key.pointer_state = state
