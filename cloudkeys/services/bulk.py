@@ -9,11 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
-
 from cloudkeys.models import CloudKey, KeySet, Operation
 from cloudkeys.operations import start_operation
-from cloudkeys.services.cloud_keys import create_cloud_key
+from cloudkeys.services.cloud_keys import id_is_taken, name_is_taken, prepare_cloud_key
 from cloudkeys.services.rows import require_live_vault
 from vault.actions import Action
 from vault.actors import Actor
@@ -68,10 +66,6 @@ class CheckedRows:
     def ok(self) -> bool:
         """Whether every row is good."""
         return all(outcome.ok for outcome in self.outcomes)
-
-
-class _Undo(Exception):
-    """Ends a trial; nothing of it stays."""
 
 
 def start_bulk(
@@ -134,21 +128,20 @@ def _require_all(vault: Vault, ids: Sequence[UUID]) -> None:
 
 
 def check_csv(actor: Actor, key_set_id: UUID, text: str, row_serializer: Any) -> CheckedRows:
-    """Read the rows and try each for real in a transaction that is undone; rows may also clash with one another.
+    """Read the rows and check each as if it were made now, and that no two of them clash.
+
+    Outside any transaction: a file of thousands of rows would hold its locks (on SQLite the only write lock, which
+    disabling a key and the agent's heartbeats need too) for a minute. The rows are checked again when they are made.
 
     Raises ValidationFailed when the file as a whole is wrong (header, number of rows).
     """
-    actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE)
+    key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE)
     checked = CheckedRows()
-    parsed = _parse(text)
-    try:
-        with change(actor):
-            for number, values in enumerate(parsed, start=1):
-                checked.outcomes.append(_try_row(actor, key_set_id, number, values, row_serializer))
-                checked.rows.append({**values, "key_set": str(key_set_id)})
-            raise _Undo
-    except _Undo:
-        return checked
+    earlier = _Earlier()
+    for number, values in enumerate(_parse(text), start=1):
+        checked.outcomes.append(_check_row(key_set, number, values, row_serializer, earlier))
+        checked.rows.append({**values, "key_set": str(key_set_id)})
+    return checked
 
 
 def start_csv(actor: Actor, key_set_id: UUID, checked: CheckedRows) -> Operation:
@@ -206,8 +199,25 @@ def _row(values: dict[str | None, Any], number: int) -> dict[str, Any]:
     return row
 
 
-def _try_row(
-    actor: Actor, key_set_id: UUID, number: int, values: dict[str, Any], row_serializer: Any
+@dataclass
+class _Earlier:
+    """What the good rows above have taken."""
+
+    names: set[tuple[str, str]] = field(default_factory=set)
+    external_key_ids: set[str] = field(default_factory=set)
+
+    def take(self, key: CloudKey) -> None:
+        """Raise ValidationFailed when a row above has the name or the id; else they are taken."""
+        if (key.region, key.name) in self.names:
+            raise name_is_taken()
+        if key.external_key_id in self.external_key_ids:
+            raise id_is_taken()
+        self.names.add((key.region, key.name))
+        self.external_key_ids.add(key.external_key_id)
+
+
+def _check_row(
+    key_set: KeySet, number: int, values: dict[str, Any], row_serializer: Any, earlier: _Earlier
 ) -> RowOutcome:
     name = str(values.get("name", ""))[:250]
     form = row_serializer(data=values)
@@ -216,8 +226,7 @@ def _try_row(
         first = problems[0] if isinstance(problems, list) else next(iter(problems.values()))[0]
         return RowOutcome(number, name, False, str(where), str(first), "Correct the row.")
     try:
-        with transaction.atomic():
-            create_cloud_key(actor, key_set_id, **form.validated_data)
+        earlier.take(prepare_cloud_key(key_set, **form.validated_data))
     except DomainError as error:
         return RowOutcome(number, name, False, error.field, error.message, error.cure)
     return RowOutcome(number, name, True)

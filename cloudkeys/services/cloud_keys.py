@@ -64,45 +64,12 @@ def create_cloud_key(
     with change(actor) as tx:
         # Locking the key set makes a change of its schedule and a new inheriting key take turns.
         key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE, lock=True)
-        require_live_vault(key_set.vault)
-        store = XksKeyStore.objects.filter(key_set=key_set).first()
-        if store is None:
-            raise Conflict(
-                "This key set is not used as external key store, and import into AWS (BYOK) is not offered yet.",
-                cure="Use the key set as external key store first.",
-            )
-        account = key_set.csp_account
-        partition = account.partition if account is not None else "aws"
-        link = (
-            AwsStoreLink.objects.filter(store=store, region=region)
-            .exclude(state=AwsStoreLink.State.GONE)
-            .first()
-        )
-        key = CloudKey(
-            vault=key_set.vault, key_set=key_set, csp_account=account, store=store, link=link,
-            name=naming.check_alias_name(name), description=_description(description),
-            region=naming.check_region(region, partition), permitted_uses=check_uses(permitted_uses),
-            tags=naming.check_tags(dict(tags or {})), rotated_at=timezone.now(),
+        key = prepare_cloud_key(
+            key_set, name=name, region=region, description=description, external_key_id=external_key_id,
+            permitted_uses=permitted_uses, administrators=administrators, users=users, tags=tags,
+            rotation_schedule=rotation_schedule, expiration=expiration,
         )  # fmt: skip
-        endpoint = link.endpoint if link is not None else settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT
-        key.external_key_id = naming.check_external_key_id(
-            external_key_id or str(uuid4()), store.path_prefix, endpoint
-        )
-        _set_principals(key, administrators, users)
-        key.rotation_schedule = _own_schedule(rotation_schedule)
-        key.expiration = _own_expiration(expiration)
-        linked = link is not None and link.linked
-        key.pointer_state = CloudKey.PointerState.PENDING if linked else CloudKey.PointerState.NOT_LINKED
-        if linked and link is not None and link.state == AwsStoreLink.State.FAILED:
-            raise Conflict(
-                f"The AWS key store of this key set in {region} has failed"
-                f" ({link.connection_error_code or 'see its Operation'}).",
-                field="region",
-                cure="Mend or reconnect the store first, or choose another region.",
-            )
-        _require_free(key)
-        key.created_at = timezone.now()
-        set_due_dates(key)
+        linked = key.pointer_state == CloudKey.PointerState.PENDING
         try:
             key.save(force_insert=True)
         except IntegrityError as error:
@@ -115,6 +82,64 @@ def create_cloud_key(
         )  # fmt: skip
         tx.touch(GenerationChange.Kind.KEY, key.pk)
     return CloudKeyMade(key, operation, tx.generation or 0)
+
+
+def prepare_cloud_key(
+    key_set: KeySet,
+    *,
+    name: str,
+    region: str,
+    description: str = "",
+    external_key_id: str = "",
+    permitted_uses: Sequence[str] = USES,
+    administrators: Sequence[str] = (),
+    users: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+    rotation_schedule: Mapping[str, Any] | None = None,
+    expiration: Mapping[str, Any] | None = None,
+) -> CloudKey:
+    """The row that `create_cloud_key` would save, fully checked; it writes and locks nothing.
+
+    Raises ValidationFailed (field named), Conflict, NotFound.
+    """
+    require_live_vault(key_set.vault)
+    store = XksKeyStore.objects.filter(key_set=key_set).first()
+    if store is None:
+        raise Conflict(
+            "This key set is not used as external key store, and import into AWS (BYOK) is not offered yet.",
+            cure="Use the key set as external key store first.",
+        )
+    account = key_set.csp_account
+    partition = account.partition if account is not None else "aws"
+    link = (
+        AwsStoreLink.objects.filter(store=store, region=region).exclude(state=AwsStoreLink.State.GONE).first()
+    )
+    key = CloudKey(
+        vault=key_set.vault, key_set=key_set, csp_account=account, store=store, link=link,
+        name=naming.check_alias_name(name), description=_description(description),
+        region=naming.check_region(region, partition), permitted_uses=check_uses(permitted_uses),
+        tags=naming.check_tags(dict(tags or {})), rotated_at=timezone.now(),
+    )  # fmt: skip
+    endpoint = link.endpoint if link is not None else settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT
+    key.external_key_id = naming.check_external_key_id(
+        external_key_id or str(uuid4()), store.path_prefix, endpoint
+    )
+    _set_principals(key, administrators, users)
+    key.rotation_schedule = _own_schedule(rotation_schedule)
+    key.expiration = _own_expiration(expiration)
+    linked = link is not None and link.linked
+    key.pointer_state = CloudKey.PointerState.PENDING if linked else CloudKey.PointerState.NOT_LINKED
+    if linked and link is not None and link.state == AwsStoreLink.State.FAILED:
+        raise Conflict(
+            f"The AWS key store of this key set in {region} has failed"
+            f" ({link.connection_error_code or 'see its Operation'}).",
+            field="region",
+            cure="Mend or reconnect the store first, or choose another region.",
+        )
+    _require_free(key)
+    key.created_at = timezone.now()
+    set_due_dates(key)
+    return key
 
 
 def update_cloud_key(
@@ -298,24 +323,25 @@ def _require_free(key: CloudKey) -> None:
     if key.csp_account_id is None:
         taken = taken.filter(key_set=key.key_set)
     if taken.exclude(pk=key.pk).exists():
-        raise _name_taken()
+        raise name_is_taken()
     if (
         CloudKey.objects.filter(store=key.store, external_key_id=key.external_key_id)
         .exclude(pk=key.pk)
         .exists()
     ):
-        raise _id_taken()
+        raise id_is_taken()
 
 
 def _taken(error: IntegrityError) -> Exception:
     if is_constraint(error, "alias_free_in_account_and_region", ".csp_account_id", ".name"):
-        return _name_taken()
+        return name_is_taken()
     if is_constraint(error, "external_key_id_once_and_for_all", ".store_id", ".external_key_id"):
-        return _id_taken()
+        return id_is_taken()
     return error
 
 
-def _name_taken() -> ValidationFailed:
+def name_is_taken() -> ValidationFailed:
+    """The error for a name that another CloudKey of the account and region has."""
     return ValidationFailed(
         "Another CloudKey has this name, which is its alias, in this account and region.",
         field="name",
@@ -323,7 +349,8 @@ def _name_taken() -> ValidationFailed:
     )
 
 
-def _id_taken() -> ValidationFailed:
+def id_is_taken() -> ValidationFailed:
+    """The error for an external key id that the store knows already."""
     return ValidationFailed(
         "This external key id is, or was once, in use in this store; an id is never used twice.",
         field="external_key_id",
