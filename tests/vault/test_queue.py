@@ -1,8 +1,10 @@
 """vault.queue and vault.celery: messages through the data folder, and the pulse of worker and beat."""
 
 import signal
+import threading
 import time
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import pytest
@@ -41,6 +43,42 @@ def test_a_message_goes_through_a_file(connection, tmp_path):
         assert message.payload == {"operation": "o1"}
         message.ack()
     assert list((tmp_path / "queue").iterdir()) == []
+
+
+def test_half_a_message_is_never_seen_and_a_damaged_one_ends_nobody(connection, tmp_path):
+    folder = tmp_path / "queue"
+    with connection.SimpleQueue("whole-only") as work:
+        (folder / ".1_x.whole-only.msg.part").write_bytes(b'{"bo')
+        (folder / "0_x.whole-only.msg").write_bytes(b"")
+        work.put({"operation": "o1"})
+        message = work.get(timeout=5)
+        assert message.payload == {"operation": "o1"}
+        message.ack()
+    assert [path.name for path in folder.iterdir()] == [".1_x.whole-only.msg.part"]
+
+
+def test_each_message_is_taken_by_one(connection, tmp_path):
+    with connection.SimpleQueue("by-one") as work:
+        for number in range(20):
+            work.put({"number": number})
+        got = [[], []]
+
+        def take(mine):
+            with connection.clone() as own, own.SimpleQueue("by-one") as queue_of_own:
+                while True:
+                    try:
+                        message = queue_of_own.get(block=False)
+                    except Empty:
+                        return
+                    mine.append(message.payload["number"])
+                    message.ack()
+
+        threads = [threading.Thread(target=take, args=(mine,)) for mine in got]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(got[0] + got[1]) == list(range(20))
 
 
 def test_an_idle_worker_looks_up_often_enough_to_stop_in_time(connection):
