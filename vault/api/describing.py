@@ -44,6 +44,11 @@ _ERRORS: dict[int, tuple[str, str, str]] = {
         "No such object, or not yours: the two look alike.",
     ),
     409: ("conflict", "It is in a state that does not allow this.", "The present state does not allow it."),
+    411: (
+        "length_required",
+        "The body came in chunks, without Content-Length.",
+        "The body has no announced length.",
+    ),
     412: (
         "stale_revision",
         "It has changed since you read it (now revision 4).",
@@ -113,7 +118,7 @@ def describe(
     if access != "anyone":
         statuses |= {401, 403}
     if request is not None:
-        statuses |= {413, 415}
+        statuses |= {411, 413, 415}
     if lists.listing is not None and lists.listing.in_vault:
         statuses |= {404}
     if if_match:

@@ -26,7 +26,7 @@ from vault.api.describing import ListParts
 from vault.api.listing import Filter, Listing, check_parameters, paginate, parse_parameters
 from vault.api.parsing import FirstRenderer, StrictJsonParser
 from vault.api.preconditions import expected_revision, explain_stale
-from vault.api.problems import handle_exception
+from vault.api.problems import ApiError, handle_exception
 from vault.api.schema import ApiSchema
 from vault.api.throttling import CallerThrottle
 from vault.errors import NotFound, StaleRevision
@@ -91,6 +91,9 @@ class ApiView(APIView):
         if request.method not in self.allowed_methods:
             # Before permissions, so that an unknown method is 405 and not 403.
             raise exceptions.MethodNotAllowed(request.method or "")
+        if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
+            # Django reads as much as Content-Length says, so such a body would silently count as empty.
+            raise ApiError("length_required", "The body came in chunks, without Content-Length.")
         super().perform_authentication(request)
         request.actor = request.auth if isinstance(request.auth, Actor) else None  # type: ignore[attr-defined]
 

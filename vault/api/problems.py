@@ -77,6 +77,9 @@ PROBLEMS: dict[str, Kind] = {
         405, "This address does not know that method", "Use one of those in the Allow header."
     ),
     "not_acceptable": Kind(406, "No answer in that format", "Ask for application/json."),
+    "length_required": Kind(
+        411, "The body has no announced length", "Send Content-Length in place of chunks."
+    ),
     # What is wrong with the moment.
     "conflict": Kind(409, "The present state does not allow this", "Read the object again, then decide."),
     "idempotency_in_progress": Kind(

@@ -40,5 +40,10 @@ def test_its_numbers_are_true() -> None:
     assert KEPT.total_seconds() == 24 * 3600
     assert tokens.DEFAULT_LIFETIME.days == 90
     assert users.ONE_TIME_PASSWORD_LIFETIME.days == 7
-    limits = (sessions.MAX_FAILURES_PAIR, sessions.MAX_FAILURES_ADDRESS, sessions.MAX_FAILURES_EMAIL, sessions.WINDOW_S)
+    limits = (
+        sessions.MAX_FAILURES_PAIR,
+        sessions.MAX_FAILURES_ADDRESS,
+        sessions.MAX_FAILURES_EMAIL,
+        sessions.WINDOW_S,
+    )
     assert limits == (5, 30, 100, 300)

@@ -136,6 +136,13 @@ def test_other_media_types(cast: Cast, content_type: str) -> None:
     assert groups() == 0
 
 
+def test_chunks_are_not_taken_for_an_empty_body(cast: Cast) -> None:
+    client = cast.api("owner").django
+    answer = client.generic("POST", PATH, b"", "application/json", headers={"Transfer-Encoding": "chunked"})
+    assert answer.status_code == 411
+    assert answer.json()["code"] == "length_required"
+
+
 def test_a_charset_beside_the_media_type_is_fine(cast: Cast) -> None:
     client = cast.api("owner").django
     answer = client.generic("POST", PATH, '{"name": "Ängström"}'.encode(), "application/json; charset=utf-8")

@@ -50,7 +50,10 @@ def client(cast: Cast, who: str) -> ApiClient:
 def test_one_key_makes_one_object(committed: Cast) -> None:
     clients = [client(committed, "owner") for _ in range(4)]
     seen = together(
-        *(lambda api=api: api.post("/api/v1/groups", {"name": "Team"}, key="k1").status_code for api in clients)
+        *(
+            lambda api=api: api.post("/api/v1/groups", {"name": "Team"}, key="k1").status_code
+            for api in clients
+        )
     )
     assert set(seen) <= {201, 409}
     assert 201 in seen
