@@ -15,6 +15,7 @@ from django.utils import timezone
 from tests.api_row import Row, in_payments
 from tests.cast import PASSWORD, Cast
 from tests.cloudkeys.matrix import CLOUDKEYS_ROWS
+from tests.xks.matrix import XKS_ROWS
 from vault.models import AuditEvent, Group, Node, SavedView
 from vault.services.tokens import create_token
 from vault.services.vaults import block_vault, disable_vault
@@ -152,4 +153,4 @@ VAULT_ROWS = [
 ]  # fmt: skip
 
 # A higher room keeps its rows in a list of its own module and adds it here.
-ROWS: list[Row] = [*VAULT_ROWS, *CLOUDKEYS_ROWS]
+ROWS: list[Row] = [*VAULT_ROWS, *CLOUDKEYS_ROWS, *XKS_ROWS]

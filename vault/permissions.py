@@ -36,6 +36,8 @@ class Permission(StrEnum):
     XKS_CREDENTIALS_MANAGE = "xks_credentials.manage"
     XKS_STORES_BLOCK = "xks_stores.block"
     XKS_STORES_UNBLOCK = "xks_stores.unblock"
+    ACCESS_RULES_VIEW = "access_rules.view"
+    ACCESS_RULES_MANAGE = "access_rules.manage"
     CLOUD_KEYS_VIEW = "cloud_keys.view"
     CLOUD_KEYS_CREATE = "cloud_keys.create"
     CLOUD_KEYS_UPDATE = "cloud_keys.update"
@@ -64,6 +66,7 @@ _VIEWS = frozenset(
         P.CSP_ACCOUNTS_VIEW,
         P.KEY_SETS_VIEW,
         P.XKS_STORES_VIEW,
+        P.ACCESS_RULES_VIEW,
         P.CLOUD_KEYS_VIEW,
     }
 )
@@ -78,6 +81,7 @@ ROLE_PERMISSIONS: dict[Role, frozenset[Permission]] = {
         P.XKS_STORES_MANAGE,
         P.XKS_CREDENTIALS_MANAGE,
         P.XKS_STORES_BLOCK,
+        P.ACCESS_RULES_MANAGE,
         P.CLOUD_KEYS_CREATE,
         P.CLOUD_KEYS_UPDATE,
         P.CLOUD_KEYS_ROTATE,

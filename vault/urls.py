@@ -16,6 +16,7 @@ urlpatterns = [
     path("accounts/2fa/", include("allauth.mfa.urls")),
     path("accounts/sessions/", include("allauth.usersessions.urls")),
     # Tables of higher rooms come before this one, whose last entry answers 404 for the rest of /api/.
+    path("", include("xks.api.urls")),
     path("", include("cloudkeys.api.urls")),
     path("", include("vault.api.urls")),
 ]

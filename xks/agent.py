@@ -25,6 +25,7 @@ import structlog
 from django.db import Error
 
 from vault.keys import RootKeyError
+from xks import wire
 from xks.agent_database import close_own_connection, new_watch, use_own_connection
 from xks.agent_loading import (
     Applied,
@@ -36,6 +37,7 @@ from xks.agent_loading import (
     load_everything,
 )
 from xks.agent_registry import Heartbeat, ProcessName, Registry
+from xks.agent_rules import ShadowSums
 from xks.agent_workers import Workers, bind_socket, claim_socket
 from xks.wire import boot_clock
 
@@ -202,6 +204,7 @@ class Registrar(threading.Thread):
         self._news = threading.Condition()
         self._entries: dict[ProcessName, _Entry] = {}
         self._gone: set[ProcessName] = set()
+        self._shadow = ShadowSums()
         self._stopping = False
         self._changed = True
         self._next_beat = time.monotonic()
@@ -233,6 +236,11 @@ class Registrar(threading.Thread):
             self._entries.pop(process, None)
             self._gone.add(process)
             self._tell()
+
+    def shadowed(self, counts: list[wire.ShadowCount]) -> None:
+        """See Census. Written with the next beat: nobody waits for it."""
+        with self._news:
+            self._shadow.add(counts)
 
     def stop(self) -> None:
         """Take the node out of the table (if nobody of it can be serving) and end, from any thread."""
@@ -304,6 +312,19 @@ class Registrar(threading.Thread):
                 self._tell()
         self._next_beat = time.monotonic() + self._beat_s
         self._seen(beat, beat_at)
+        self._write_shadow()
+
+    def _write_shadow(self) -> None:
+        with self._news:
+            taken = self._shadow.take()
+        if not taken:
+            return
+        try:
+            self._registry.add_shadow(taken)
+        except (Error, psycopg.Error):
+            with self._news:
+                self._shadow.put_back(taken)
+            raise
 
     def _lost(self, error: Exception) -> None:
         if self._failures == 0:

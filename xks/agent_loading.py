@@ -25,6 +25,8 @@ from hsm.software import KEY_BYTES
 from vault.generations import current_generation
 from vault.keys import SecretUnreadable, VaultKeyDestroyed, associated_data, vault_wrapper
 from vault.models import GenerationChange, Vault
+from xks.agent_rules import NO_RULES, limits_by_store, rules_by_owner
+from xks.models import AccessRuleSet, StoreLimits
 from xks.wire import CredentialRecord, KeyRecord, KeyState, KeyUse, StoreRecord, VersionRecord
 
 IN_LIST = 500
@@ -33,6 +35,7 @@ IN_LIST = 500
 ROWS_AT_ONCE = 2000
 """Rows fetched at a time, so that a big load stays small in memory and lets other threads run."""
 
+_STATES = frozenset(CloudKey.State.values)
 _USES: dict[tuple[bool, bool], list[KeyUse]] = {
     (False, False): [],
     (True, False): ["ENCRYPT"],
@@ -258,8 +261,12 @@ class _Loading:
             .exclude(state=CloudKey.State.DESTROYED)
             .values_list("store_id", "external_key_id")
         )
+        rules = rules_by_owner(AccessRuleSet.objects.filter(narrow, cloud_key=None), "store_id")
+        limits = limits_by_store(StoreLimits.objects.filter(narrow))
         records: list[StoreRecord] = []
         for row in stores:
+            own = rules.get(row.pk, NO_RULES)
+            rate, credential_rate = limits.get(row.pk, (None, None))
             regions = row.allowed_regions
             if not isinstance(regions, list) or not all(isinstance(region, str) for region in regions):
                 # A worker could not read the record, and with it none of the others.
@@ -278,6 +285,10 @@ class _Loading:
                     max_staleness_s=None
                     if staleness is None
                     else min(float(staleness), self._max_staleness_s),
+                    rules=own.enforced,
+                    shadow_rules=own.shadowed,
+                    rate_per_s=rate,
+                    credential_rate_per_s=credential_rate,
                 )
             )
         return records
@@ -291,18 +302,22 @@ class _Loading:
         """
         which = CloudKey.objects.all()
         versions = KeyVersion.objects.filter(material__isnull=False, destroyed_at=None)
+        rule_sets = AccessRuleSet.objects.exclude(cloud_key=None)
         if ids is not None:
             which, versions = which.filter(pk__in=ids), versions.filter(cloud_key_id__in=ids)
+            rule_sets = rule_sets.filter(cloud_key_id__in=ids)
         if of is not None:
             which, versions = which.filter(store_id__in=of), versions.filter(cloud_key__store_id__in=of)
+            rule_sets = rule_sets.filter(store_id__in=of)
+        rules = rules_by_owner(rule_sets, "cloud_key_id")
         material, refused = self._materials(versions)
         fields = (
             "pk", "vault_id", "store_id", "external_key_id", "state", "blocked", "permitted_uses",
-            "current_version",
+            "current_version", "tags",
         )  # fmt: skip
         store_names: dict[UUID, str] = {}
         records: list[KeyRecord] = []
-        for row_id, vault_id, store_id, external_id, state, blocked, uses, current in which.values_list(
+        for row_id, vault_id, store_id, external_id, state, blocked, uses, current, tags in which.values_list(
             *fields
         ).iterator(ROWS_AT_ONCE):
             if self._is_destroyed(vault_id):
@@ -313,7 +328,7 @@ class _Loading:
             elif row_id in refused:
                 self._leave_out("key", row_id, vault_id, refused[row_id])
                 continue
-            elif state not in CloudKey.State.values or not isinstance(uses, list):
+            elif state not in _STATES or not isinstance(uses, list):
                 self._leave_out("key", row_id, vault_id, "its state or its permitted uses are not known")
                 continue
             elif all(version.number != current for version in own):
@@ -329,6 +344,9 @@ class _Loading:
                     uses=_USES["ENCRYPT" in uses, "DECRYPT" in uses],
                     current_version=current,
                     versions=own,
+                    tags=_texts(tags),
+                    rules=rules.get(row_id, NO_RULES).enforced,
+                    shadow_rules=rules.get(row_id, NO_RULES).shadowed,
                 )
             )
         return records
@@ -401,6 +419,13 @@ class _Loading:
             return wrapper.decrypt(bytes(blob), associated_data(model._meta.db_table, row_id, column))
         except DataInvalid as error:
             raise _Unreadable(str(error)) from error
+
+
+def _texts(tags: Any) -> dict[str, str]:
+    """Return tags as the data plane takes them; what is none cannot be looked at by a rule, and is absent."""
+    if not isinstance(tags, dict):
+        return {}
+    return {str(name): value for name, value in tags.items() if isinstance(value, str)}
 
 
 class _Unreadable(Exception):

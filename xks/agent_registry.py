@@ -20,6 +20,7 @@ from django.db.models import F
 from django.db.models.functions import Least, Now
 
 from vault.models import Node, WorkerProcess
+from xks.agent_rules import ShadowSums
 
 KEEP = timedelta(days=7)
 """How long rows of worker processes that have ended stay, for whoever looks back."""
@@ -102,6 +103,8 @@ class Heartbeat:
     """Instances of this node's workers that are in the table and were marked as seen."""
     fleet_size: int
     """Nodes that serve, this one included."""
+    counted_workers: int = 1
+    """Worker processes of all nodes that may be serving: rates for the fleet are shared among them."""
 
 
 class Registry:
@@ -170,11 +173,18 @@ class Registry:
             rows.update(last_seen_at=Now())
             known = frozenset(rows.values_list("instance", flat=True)) if instances else frozenset()
             fleet = Node.objects.filter(deregistered_at=None, last_seen_at__gt=Now() - self._horizon).count()
+            counted = WorkerProcess.objects.filter(
+                deregistered_at=None, last_seen_at__gt=Now() - self._horizon
+            ).count()
         if not seen:
             # The row is not there any more: an older database was put back. Enter it, then count anew.
             self.enter()
             return Heartbeat(frozenset(), 1)
-        return Heartbeat(known, max(1, fleet))
+        return Heartbeat(known, max(1, fleet), max(1, counted))
+
+    def add_shadow(self, sums: ShadowSums) -> None:
+        """Add what shadowed access rules would have denied on this node."""
+        sums.write(self.name)
 
     def leave(self) -> None:
         """Take the node out of the table, unless a worker of it may still be serving."""

@@ -53,6 +53,10 @@ class Census(Protocol):
         """A worker's connection ended; it may still be serving."""
         ...
 
+    def shadowed(self, counts: list[wire.ShadowCount]) -> None:
+        """A worker tells what shadowed access rules would have denied."""
+        ...
+
     def gone(self, process: ProcessName) -> None:
         """A worker serves no more: it said so, or its process has ended."""
         ...
@@ -122,6 +126,7 @@ class Workers:
         self._held: Held | None = None
         self._current_at: float | None = None
         self._fleet_size = 1
+        self._counted_workers = 1
         self._links: dict[ProcessName, Link] = {}
         self._exits: dict[ProcessName, int] = {}
         self._conversations: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
@@ -152,6 +157,7 @@ class Workers:
     def seen(self, beat: Heartbeat, beat_at: float) -> None:
         """Note which workers were marked as seen in the table. ``beat_at``: boot clock before that."""
         self._fleet_size = beat.fleet_size
+        self._counted_workers = beat.counted_workers
         for process, link in self._links.items():
             if str(process) in beat.known_workers:
                 link.seen_at = beat_at
@@ -258,6 +264,8 @@ class Workers:
                     if generation > self.generation:
                         raise wire.FrameError("a worker confirms a generation that it was never sent")
                     self._census.confirmed(link.process, generation)
+                case wire.ShadowReport(counts=counts):
+                    self._census.shadowed(counts)
                 case wire.Goodbye():
                     self._leave(link.process, "worker stopped in good order")
                     return
@@ -299,6 +307,7 @@ class Workers:
             valid_for_s=self._max_staleness_s,
             issued_at_s=issued_at,
             fleet_size=self._fleet_size,
+            counted_workers=self._counted_workers,
         )
         link.writer.write(wire.encode_frame(lease))
 

@@ -4,6 +4,8 @@ Frames are a 4-byte big-endian length followed by one msgpack message (a struct 
 the field ``type``).  The conversation:
 
 * a worker connects and says :class:`Hello`;
+* the agent gives it the key of its journal's chain (:class:`JournalKey`), unless it says that it has
+  one;
 * the agent answers with a full load, one or more :class:`Delta` slices with ``full`` set, and from
   then on sends incremental deltas and, about every second while the database answers, a
   :class:`Lease`;
@@ -149,6 +151,7 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     ``pid`` with ``started_at_s`` (boot-time clock, seconds) names the process for good, pids being
     used again.  ``boot_id`` is the kernel's id of this boot ("" where there is none).
     ``generation`` is what the worker still serves from: 0 for nothing, or when it wants everything.
+    ``journal`` is the chain that it writes its journal to, "" when it has none yet.
     """
 
     pid: int
@@ -157,6 +160,20 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
     generation: int
     software_version: str
     protocol: int = PROTOCOL_VERSION
+    journal: str = ""
+
+
+class JournalKey(msgspec.Struct, frozen=True, tag="journal"):
+    """What a worker begins its journal with: the chain's id (32 hex digits) and first state (32 bytes).
+
+    Sent once to a worker process, before any lease: what cannot be recorded is not answered.
+    """
+
+    chain: str
+    state: bytes
+
+    def __repr__(self) -> str:
+        return f"JournalKey(chain={self.chain!r}, state=***)"
 
 
 class Delta(msgspec.Struct, frozen=True, tag="delta"):
@@ -235,7 +252,7 @@ class ShadowReport(msgspec.Struct, frozen=True, tag="shadow"):
     counts: list[ShadowCount]
 
 
-AgentMessage = Delta | Lease
+AgentMessage = Delta | Lease | JournalKey
 WorkerMessage = Hello | Applied | Goodbye | ShadowReport
 
 _encoder = msgspec.msgpack.Encoder()
@@ -316,6 +333,7 @@ def slice_delta(
 ) -> Iterator[Delta]:
     """Yield one change as slices of at most ``records`` records each, the last one final.
 
+    Access rules make a record count for more, so that no frame grows too long by them.
     Stores come before keys, removals first, so that a slice never names a store not yet known.
     A change without any record still yields one final slice: it carries the generation.
     """
@@ -325,11 +343,19 @@ def slice_delta(
         *(("stores", store) for store in stores),
         *(("keys", key) for key in keys),
     ]
-    for start in range(0, max(len(todo), 1), records):
+    start = 0
+    while True:
         parts: dict[str, list[StoreRecord | KeyRecord | str]] = {}
-        for field, item in todo[start : start + records]:
+        weight = 0
+        while start < len(todo):
+            field, item = todo[start]
+            more = 1 if isinstance(item, str) else 1 + _rules_weight(item)
+            if weight and weight + more > records:
+                break
+            weight += more
+            start += 1
             parts.setdefault(field, []).append(item)
-        final = start + records >= len(todo)
+        final = start >= len(todo)
         yield Delta(
             generation=generation,
             full=full,
@@ -337,3 +363,23 @@ def slice_delta(
             rollback_accepted=rollback_accepted,
             **parts,  # type: ignore[arg-type]
         )
+        if final:
+            return
+
+
+RULES_CHARACTERS = 512
+"""So many characters of access rules count for one more record in a slice."""
+
+
+def _rules_weight(record: StoreRecord | KeyRecord) -> int:
+    return (
+        sum(
+            len(value)
+            for rules in (record.rules, record.shadow_rules)
+            if rules is not None
+            for rule in rules.rules
+            for condition in rule.conditions
+            for value in condition.values
+        )
+        // RULES_CHARACTERS
+    )

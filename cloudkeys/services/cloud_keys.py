@@ -185,6 +185,8 @@ def update_cloud_key(
             )  # fmt: skip
         except IntegrityError as error:
             raise _taken(error) from None
+        if key.tags != before["tags"]:
+            tx.touch(GenerationChange.Kind.KEY, key.pk)  # access rules may look at them
         linked = key.pointer_state == CloudKey.PointerState.LINKED and bool(_AT_AWS & set(changes))
         operation = start_operation(actor, "cloud_key.update_pointer", key) if linked else None
         tx.audit(Action.CLOUD_KEY_UPDATE, key, before=before, after=snapshot(key, *_AUDITED))

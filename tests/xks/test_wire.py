@@ -113,3 +113,15 @@ def test_reprs_show_no_secret() -> None:
 def test_boot_clock_runs_on() -> None:
     first = wire.boot_clock()
     assert wire.boot_clock() >= first > 0
+
+
+def test_long_rules_do_not_make_frames_too_long() -> None:
+    values = tuple(f"arn:aws:iam::111122223333:user/{'x' * 300}{number}" for number in range(90))
+    rules = wire.RuleSetRecord(
+        "r", 1, (wire.RuleRecord("r", "DENY", (wire.ConditionRecord("principal", values),)),)
+    )
+    keys = [world.key_record(f"key-{number}", rules=rules, shadow_rules=rules) for number in range(300)]
+    slices = list(wire.slice_delta(1, full=False, keys=keys))
+    assert [key.id for delta in slices for key in delta.keys] == [key.id for key in keys]
+    assert [delta.final for delta in slices] == [False] * (len(slices) - 1) + [True]
+    assert max(len(wire.encode_frame(delta)) for delta in slices) < wire.MAX_FRAME_BYTES // 8

@@ -1,0 +1,21 @@
+"""Addresses of this room's API."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from xks.api import access_rules, limits
+
+_V1 = "api/v1/"
+_RULES = f"{_V1}access-rules/<uuid:rule_set_id>"
+
+urlpatterns = [
+    path(f"{_V1}access-rules", access_rules.AccessRulesList.as_view()),
+    path(f"{_V1}access-rules/check", access_rules.AccessRulesCheck.as_view()),
+    path(_RULES, access_rules.AccessRulesDetail.as_view()),
+    path(f"{_RULES}/versions", access_rules.AccessRulesVersions.as_view()),
+    path(f"{_RULES}/enforce", access_rules.AccessRulesEnforce.as_view()),
+    path(f"{_RULES}/shadow", access_rules.AccessRulesShadow.as_view()),
+    path(f"{_RULES}/dry-run", access_rules.AccessRulesDryRun.as_view()),
+    path(f"{_V1}xks-key-stores/<uuid:store_id>/limits", limits.StoreLimitsDetail.as_view()),
+]

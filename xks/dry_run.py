@@ -1,0 +1,108 @@
+"""A candidate judged against what was asked before: who would have been refused?
+
+Pure: requests come from wherever they are recorded, as :class:`RecordedRequest`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from xks.policy_rules import ALLOWED, RuleSet, Tags
+
+MAX_PRINCIPALS = 1000
+"""Denied principals told apart; the others are counted together under ""."""
+DENIED = "AccessDeniedException"
+
+
+class RecordedRequest(msgspec.Struct, frozen=True):
+    """One request as the journal keeps it, as far as rules look at it.
+
+    ``at`` is seconds since the epoch; ``operation`` is metadata, encrypt, decrypt or health; ``key_id`` is
+    the CloudKey's id, "" where the request did not get that far; absent texts are "".
+    """
+
+    at: float
+    operation: str
+    key_id: str
+    principal_arn: str
+    kms_operation: str
+    kms_via_service: str = ""
+    source_vpc: str = ""
+    source_vpce: str = ""
+    outcome: str = "OK"
+
+
+@dataclass
+class DryRun:
+    """What a candidate would have done.
+
+    ``denied`` counts requests that were answered then and would have been refused; those that rules
+    refused then already are apart: ``refused_before``, of which ``let_through`` would pass now.
+    """
+
+    judged: int = 0
+    denied: int = 0
+    refused_before: int = 0
+    let_through: int = 0
+    by_rule: dict[str, int] = field(default_factory=dict)
+    """Denied requests by the rule's name; "" for no rule having allowed."""
+    principals: dict[str, int] = field(default_factory=dict)
+    """Denied requests by awsPrincipalArn, the most frequent first."""
+    services: dict[str, int] = field(default_factory=dict)
+    """Denied requests by kmsViaService; "" for none."""
+    first_at: float | None = None
+    last_at: float | None = None
+
+    @property
+    def sentence(self) -> str:
+        """The whole in one line."""
+        if not self.judged:
+            return "There is no recorded request to judge by: nothing can be said."
+        told = f"would have denied {self.denied:,} of {self.judged:,}"
+        return f"{told}, from {len(self.principals):,} principals" if self.denied else told
+
+
+def dry_run(
+    rules: RuleSet, requests: Iterable[RecordedRequest], tags_of_key: Callable[[str], Tags]
+) -> DryRun:
+    """Judge each request by ``rules``. ``tags_of_key`` gives a key's tags as they are now.
+
+    Requests for health, and those that never came to be judged (no key), are left out.
+    """
+    found = DryRun()
+    by_rule: Counter[str] = Counter()
+    principals: Counter[str] = Counter()
+    services: Counter[str] = Counter()
+    for request in requests:
+        if request.operation == "health" or not request.key_id:
+            continue
+        verdict = rules.judge(
+            request.principal_arn,
+            request.kms_operation,
+            request.source_vpc or None,
+            request.source_vpce or None,
+            request.kms_via_service or None,
+            tags_of_key(request.key_id),
+            request.at,
+            is_metadata=request.operation == "metadata",
+        )
+        found.judged += 1
+        found.first_at = request.at if found.first_at is None else min(found.first_at, request.at)
+        found.last_at = request.at if found.last_at is None else max(found.last_at, request.at)
+        if request.outcome == DENIED:
+            found.refused_before += 1
+            found.let_through += verdict == ALLOWED
+        elif verdict != ALLOWED:
+            found.denied += 1
+            by_rule[rules.name_of(verdict)] += 1
+            known = request.principal_arn in principals or len(principals) < MAX_PRINCIPALS
+            principals[request.principal_arn if known else ""] += 1
+            services[request.kms_via_service] += 1
+    found.by_rule = dict(by_rule.most_common())
+    found.principals = dict(principals.most_common())
+    found.services = dict(services.most_common())
+    return found

@@ -1,0 +1,1 @@
+"""What people and programs may do on the control side of the XKS endpoint."""
