@@ -31,13 +31,13 @@ class FolderChannel(filesystem.Channel):  # type: ignore[misc]
     message ends with an error; it also moves messages through the machine's temporary folder.
     """
 
-    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+    def _put(self, queue: str, payload: Any, **kwargs: Any) -> None:  # type: ignore[override]
         # The name as kombu makes it: messages are taken in the order of their names.
         name = f"{round(time.monotonic() * 1000)}_{uuid.uuid4()}.{queue}.msg"
         folder = Path(self.data_folder_out)
         hidden = folder / f".{name}.part"
         try:
-            hidden.write_bytes(dumps(message).encode())
+            hidden.write_bytes(dumps(payload).encode())
             os.rename(hidden, folder / name)
         except OSError as error:
             raise ChannelError(f"the queue in {folder} takes no message ({error.strerror})") from error
