@@ -247,15 +247,27 @@ def add_link(
             field=f"{at}region",
             cure="Choose another region.",
         )
+    keys: list[UUID] = []
     if existing is not None:
+        # Keys of the store that is gone name its row; they belong to the new one now.
+        keys = list(existing.cloud_keys.values_list("pk", flat=True))
+        existing.cloud_keys.update(link=None)
         existing.delete()
     link.save(force_insert=True)
+    if keys:
+        _give_keys(link, keys)
     operation = start_operation(actor, "store_link.create", link) if link.linked else None
     tx.audit(
         Action.STORE_LINK_CREATE, link, after=snapshot(link, *_LINK_AUDITED),
         detail={"operation": str(operation.pk)} if operation is not None else {},
     )  # fmt: skip
     return LinkAdded(link, operation)
+
+
+def _give_keys(link: AwsStoreLink, ids: list[UUID], at_once: int = 500) -> None:
+    # In portions: databases limit the length of IN (...).
+    for start in range(0, len(ids), at_once):
+        CloudKey.objects.filter(pk__in=ids[start : start + at_once]).update(link=link)
 
 
 def link_store(actor: Actor, link_id: UUID, *, custom_key_store_id: str = "") -> LinkAdded:
@@ -315,6 +327,14 @@ def delete_store_link(
         tx.audit(Action.STORE_LINK_DELETE, link, before=snapshot(link, *_LINK_AUDITED))
         if link.linked and link.custom_key_store_id:
             return start_operation(actor, "store_link.delete", link)
+        busy = Operation.objects.filter(target_id=link.pk, state__in=Operation.UNFINISHED).first()
+        if busy is not None:
+            # It may have made an AWS key store already, which nobody would know of any more.
+            raise Conflict(
+                "Work on this store is still under way in AWS.",
+                cure=f"Wait until it is done, or cancel operation {busy.pk}.",
+                operation=str(busy.pk),
+            )
         link.cloud_keys.update(link=None)
         link.delete()
     return None
