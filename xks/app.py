@@ -103,9 +103,12 @@ class App:
         self._link = link
         self._budget_s = budget_s
         self._in_flight = 0
+        self._guard = journal.guard
+        self._unrecorded_logged_at = -1.0
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Harden the process and connect to the agent; called by granian before it serves."""
+        self.journal.run_on(loop)
         if self._link is not None:
             harden_process()
             end_with_parent()
@@ -115,21 +118,37 @@ class App:
             loop.run_until_complete(self._link.wait_loaded())
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take leave of the agent; called by granian when the worker has stopped serving."""
+        """Close the journal and take leave of the agent; called by granian when serving has stopped."""
+        loop.run_until_complete(self.journal.stop())
         if self._link is not None:
             loop.run_until_complete(self._link.stop())
 
     async def __rsgi__(self, scope: Scope, exchange: Exchange) -> None:
         """Answer one request."""
         arrived = boot_clock()
+        guard = self._guard
         if scope.path in PROBE_PATHS:
             self._answer_probe(scope, exchange, arrived)
             return
+        if guard is not None:
+            if guard.refuses():
+                refuse_unrecorded(scope, exchange)
+                return
+            guard.begin(exchange, scope)
         self._in_flight += 1
         try:
             await self._serve(scope, exchange, arrived)
+        except Exception:
+            # granian answers 500 for us, unless the guard has answered: then there is nobody to tell.
+            if guard is None or guard.take(exchange):
+                raise
         finally:
             self._in_flight -= 1
+
+    def _respond(self, exchange: Exchange, status: int, headers: HeaderList, body: bytes) -> None:
+        """Answer, unless the request was refused while the journal's device held up the loop."""
+        if self._guard is None or self._guard.take(exchange):
+            exchange.response_bytes(status, headers, body)
 
     async def _serve(self, scope: Scope, exchange: Exchange, arrived: float) -> None:
         try:
@@ -147,16 +166,21 @@ class App:
             body = await self._read_body(scope, exchange)
         except XksError as error:
             self.journal.count(error.name, _source(scope))
-            _refuse_unread(scope, exchange, error)
+            self._refuse_unread(scope, exchange, error)
             return
         if boot_clock() > arrived + self._budget_s:
             # Before its signature is looked at, which is a good part of the work that nobody waits for.
             late = DependencyTimeoutException("the time budget of the request was over before work began")
             self.journal.count(late.name, _source(scope))
-            exchange.response_bytes(late.status, _JSON, error_body(late))
+            self._respond(exchange, late.status, _JSON, error_body(late))
             return
-        status, answer = self._answer(scope, route, body, arrived)
-        exchange.response_bytes(status, _HEADERS.get(status, _JSON), answer)
+        status, answer, recorded = self._answer(scope, route, body, arrived)
+        if recorded is not None:
+            try:
+                await recorded
+            except JournalUnavailable as error:
+                status, answer = self._unrecorded(error, None)
+        self._respond(exchange, status, _HEADERS.get(status, _JSON), answer)
 
     async def _refuse(self, scope: Scope, exchange: Exchange, error: XksError) -> None:
         """Answer with ``error``, which the body cannot change, once the body has come.
@@ -167,9 +191,12 @@ class App:
         try:
             await self._read_body(scope, exchange)
         except XksError:
-            _refuse_unread(scope, exchange, error)
+            self._refuse_unread(scope, exchange, error)
         else:
-            exchange.response_bytes(error.status, _HEADERS.get(error.status, _JSON), error_body(error))
+            self._respond(exchange, error.status, _HEADERS.get(error.status, _JSON), error_body(error))
+
+    def _refuse_unread(self, scope: Scope, exchange: Exchange, error: XksError) -> None:
+        self._respond(exchange, error.status, _unread_headers(scope, error), error_body(error))
 
     async def _read_body(self, scope: Scope, exchange: Exchange) -> bytes:
         """Return the body, having read no more than there may be.
@@ -199,8 +226,13 @@ class App:
                 "the request's body did not come within the time budget"
             ) from None
 
-    def _answer(self, scope: Scope, route: Route, body: bytes, arrived: float) -> tuple[int, bytes]:
-        """Return status and body, the request being in the journal."""
+    def _answer(
+        self, scope: Scope, route: Route, body: bytes, arrived: float
+    ) -> tuple[int, bytes, asyncio.Future[None] | None]:
+        """Return status and body, the request being in the journal.
+
+        With a future they may leave only when it is done: then the record is durable.
+        """
         context = Context()
         now = time.time()
         try:
@@ -222,13 +254,22 @@ class App:
             status, outcome, answer = internal.status, internal.name, error_body(internal)
         if context.store is None:
             self.journal.count(outcome, _source(scope))
-            return status, answer
+            return status, answer, None
         try:
-            self.journal.append(_record(context, route, outcome, now, arrived))
+            recorded = self.journal.append(_record(context, route, outcome, now, arrived))
         except JournalUnavailable as error:
-            unrecorded = _internal_error(error, context)
-            return unrecorded.status, error_body(unrecorded)
-        return status, answer
+            return *self._unrecorded(error, context), None
+        return status, answer, recorded
+
+    def _unrecorded(self, error: JournalUnavailable, context: Context | None) -> tuple[int, bytes]:
+        """Return status and body for a request whose result may not leave; logged once a second at most."""
+        now = time.monotonic()
+        if now >= self._unrecorded_logged_at + 1:
+            self._unrecorded_logged_at = now
+            refusal = _internal_error(error, context)
+        else:
+            refusal = InternalException("the request cannot be recorded, so it is not answered")
+        return refusal.status, error_body(refusal)
 
     def _answer_probe(self, scope: Scope, exchange: Exchange, now: float) -> None:
         """Tell a load balancer whether this worker can do its work."""
@@ -237,7 +278,7 @@ class App:
             error = MethodNotAllowed("this path is for health probes by GET")
             exchange.response_bytes(error.status, headers, error_body(error))
             return
-        problem = self.engine.serving.problem(now)
+        problem = self.engine.serving.problem(now) or self.journal.problem()
         if problem is None:
             exchange.response_bytes(200, _JSON, b'{"status":"ok"}')
         else:
@@ -249,25 +290,32 @@ def _too_long() -> UnsupportedOperationException:
     return UnsupportedOperationException(f"the request's body is longer than {MAX_BODY_BYTES} bytes")
 
 
-def _refuse_unread(scope: Scope, exchange: Exchange, error: XksError) -> None:
+def _unread_headers(scope: Scope, error: XksError) -> HeaderList:
     headers = _HEADERS.get(error.status, _JSON)
     if scope.http_version != "2":
         # What is left of the body must not be taken for the next request, nor be waited for.
         headers = [*headers, ("connection", "close")]
-    exchange.response_bytes(error.status, headers, error_body(error))
+    return headers
+
+
+def refuse_unrecorded(scope: Scope, exchange: Exchange) -> None:
+    """Answer 500 because nothing can be recorded; touches nothing else, so any thread may call it."""
+    error = InternalException("the request cannot be recorded, so it is not answered")
+    exchange.response_bytes(error.status, _unread_headers(scope, error), error_body(error))
 
 
 def _source(scope: Scope) -> str:
     return scope.client.rpartition(":")[0]
 
 
-def _internal_error(error: Exception, context: Context) -> InternalException:
+def _internal_error(error: Exception, context: Context | None) -> InternalException:
     """Log a fault under a new id, and return what the caller may know of it.
 
     The exception's own message stays out of the log: it could quote what it failed on.
     """
     incident = secrets.token_hex(8)
-    kms_request_id = context.metadata.kms_request_id if context.metadata is not None else "not known"
+    metadata = context.metadata if context is not None else None
+    kms_request_id = metadata.kms_request_id if metadata is not None else "not known"
     log.error(
         "request %s (kmsRequestId %s) failed: %s at\n%s",
         incident,

@@ -6,8 +6,9 @@ one become counts.  Nothing here ever holds payload, key material or a secret.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -44,11 +45,31 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     source_vpce: str = ""
 
 
-class Journal(Protocol):
-    """Where records go.  Both methods are called on the event loop and must not block it for long."""
+class Guard(Protocol):
+    """Answers for a worker that is held up in a write (xks.journal_guard)."""
 
-    def append(self, record: Record) -> None:
-        """Keep ``record``; the answer leaves only after this returns.
+    def refuses(self) -> bool:
+        """Whether the request that the calling thread is about to begin must be refused at once."""
+
+    def begin(self, request: Any, scope: Any) -> None:
+        """A request is under way: from now on it may be refused from another thread."""
+
+    def take(self, request: Any) -> bool:
+        """Say that the request is answered now; False when it has been refused already."""
+
+
+class Journal(Protocol):
+    """Where records go.  Called on the event loop; nothing here may block it for long."""
+
+    @property
+    def guard(self) -> Guard | None:
+        """Who answers while the journal holds up the worker, if anybody."""
+
+    def append(self, record: Record) -> asyncio.Future[None] | None:
+        """Keep ``record``.
+
+        The answer leaves only after this returned or, when it returned a future, after that is done.
+        The future may fail with JournalUnavailable, too.
 
         Raises:
             JournalUnavailable: it could not be kept.
@@ -57,9 +78,20 @@ class Journal(Protocol):
     def count(self, error_name: str, source: str) -> None:
         """Count a request without a valid signature, by errorName and caller's address."""
 
+    def problem(self) -> str | None:
+        """Return why nothing can be recorded at this moment, in plain ASCII; None when all is well."""
+
+    def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin the work in the background of ``loop``."""
+
+    async def stop(self) -> None:
+        """End in good order."""
+
 
 class MemoryJournal:
     """Keeps the last records in memory and no longer than the process lives."""
+
+    guard: Guard | None = None
 
     def __init__(self, limit: int = 1000) -> None:
         self.records: list[Record] = []
@@ -78,3 +110,13 @@ class MemoryJournal:
         if key not in self.counts and len(self.counts) >= self._limit:
             key = (error_name, "")
         self.counts[key] += 1
+
+    def problem(self) -> str | None:
+        """None: memory is always there."""
+        return None
+
+    def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Nothing is to be done."""
+
+    async def stop(self) -> None:
+        """Nothing is to be done."""

@@ -36,7 +36,8 @@ STALL_S: Final = 0.1
 LOOK_S: Final = 0.02
 LOOP_NAME: Final = "keystead"
 
-Refuse = Callable[[], None]
+Refuse = Callable[[Any, Any], None]
+"""Answers a request with 500; called with what begin() was given, from any thread."""
 
 
 class StallGuard:
@@ -47,20 +48,21 @@ class StallGuard:
         """time.monotonic() when the write that is going on began; 0.0 when none is."""
         self.stalled = False
         self._stall_s = stall_s
-        self._held: deque[tuple[Callable[..., Any], Any, Context | None]] = deque()
-        self._under_way: dict[object, Refuse] = {}
+        self._held: deque[tuple[Callable[..., Any], tuple[Any, ...], Context | None]] = deque()
+        self.refuse: Refuse | None = None
+        self._under_way: dict[Any, Any] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._home: int | None = None
 
     # --- the loop's side ---------------------------------------------------------------------------
 
-    def begin(self, request: object, refuse: Refuse) -> None:
-        """A request is under way; ``refuse``, called from another thread, would answer it with 500."""
-        self._under_way[request] = refuse
+    def begin(self, request: Any, scope: Any) -> None:
+        """See xks.journal.Guard."""
+        self._under_way[request] = scope
 
-    def take(self, request: object) -> bool:
-        """Say that the loop answers the request now; False when it has been refused already."""
+    def take(self, request: Any) -> bool:
+        """See xks.journal.Guard."""
         return self._under_way.pop(request, None) is not None
 
     def refuses(self) -> bool:
@@ -78,9 +80,9 @@ class StallGuard:
             self.stalled = False
             log.warning("the journal's device answers again")
         while self._held:
-            callback, coroutine, context = self._held.popleft()
+            callback, arguments, context = self._held.popleft()
             if loop is not None:
-                loop.call_soon(callback, coroutine, context=context)
+                loop.call_soon(callback, *arguments, context=context)
         return stalled
 
     @property
@@ -94,14 +96,17 @@ class StallGuard:
         self,
         loop: asyncio.AbstractEventLoop,
         callback: Callable[..., Any],
-        coroutine: Any,
+        arguments: tuple[Any, ...],
         context: Context | None,
     ) -> None:
-        """Take a request that came during a write, from the thread that brings it."""
+        """Take a request that came during a write, from the thread that brings it.
+
+        The first of ``arguments`` is its coroutine.
+        """
         if self.stalled:
-            _run_refusal(coroutine)
+            _run_refusal(arguments[0])
             return
-        self._held.append((callback, coroutine, context))
+        self._held.append((callback, arguments, context))
         if not self.since:
             # The write ended in between, and may have looked before there was anything.
             loop.call_soon_threadsafe(self.write_ended, loop)
@@ -135,18 +140,18 @@ class StallGuard:
 
     def _refuse_all(self) -> None:
         for request in list(self._under_way):
-            refuse = self._under_way.pop(request, None)
-            if refuse is not None:
+            scope = self._under_way.pop(request, None)
+            if scope is not None and self.refuse is not None:
                 try:
-                    refuse()
+                    self.refuse(scope, request)
                 except Exception as error:  # the client may have gone; the others still wait
                     log.warning("a request could not be refused: %s", type(error).__name__)
         while self._held:
             try:
-                _, coroutine, _ = self._held.popleft()
+                _, arguments, _ = self._held.popleft()
             except IndexError:  # the loop is back and has taken it
                 return
-            _run_refusal(coroutine)
+            _run_refusal(arguments[0])
 
 
 def _run_refusal(coroutine: Any) -> None:
@@ -168,8 +173,8 @@ class GuardedLoop(uvloop.Loop):
     ) -> Any:
         """See asyncio."""
         guard = self.guard
-        if guard is not None and guard.since and len(args) == 1 and inspect.iscoroutine(args[0]):
-            return guard.hold(self, callback, args[0], context)
+        if guard is not None and guard.since and args and inspect.iscoroutine(args[0]):
+            return guard.hold(self, callback, args, context)
         return super().call_soon_threadsafe(callback, *args, context=context)
 
 

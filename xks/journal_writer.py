@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import quote
 
 from xks import __version__
 from xks import journal_format as form
 from xks.journal import JournalUnavailable, Record
 from xks.journal_files import Files, OsFiles
 from xks.journal_flusher import Flusher
-from xks.journal_guard import StallGuard
+from xks.journal_guard import GuardedLoop, StallGuard
 
 log = logging.getLogger("keystead.xks")
 
@@ -35,6 +36,11 @@ MAX_SOURCES: Final = 16
 SUFFIX: Final = ".ksj"
 # As long as the longest record, so that it is not found to fit where a record does not.
 _AGAIN: Final = "can be written again".ljust(380)
+
+
+def journal_folder(data: Path, node: str) -> Path:
+    """Return the folder of a node's journals below the data folder."""
+    return data / "journal" / quote(node, safe="").replace(".", "%2E" if set(node) <= {"."} else ".")
 
 
 def segment_path(folder: Path, chain: str, segment: int) -> Path:
@@ -64,7 +70,7 @@ class FileJournal:
     ) -> None:
         self.chain = ""
         """Id of the chain; "" before start."""
-        self.guard = guard or StallGuard()
+        self.guard: StallGuard = guard or StallGuard()
         self._folder = folder
         self._node = node
         self._boot_id = boot_id
@@ -95,6 +101,8 @@ class FileJournal:
     def run_on(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin the work in the background of ``loop``: counts, segments that grow old, recovery."""
         self._loop = loop
+        if isinstance(loop, GuardedLoop):
+            loop.guard = self.guard
         self.guard.start()
         if self._flusher is not None:
             self._flusher.start(loop)

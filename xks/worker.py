@@ -17,6 +17,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Protocol
 
 from xks import __version__, wire
 from xks.keyring import Change, ChangeRefused, Serving
@@ -72,12 +73,32 @@ def read_boot_id() -> str:
         return ""
 
 
+class KeyedJournal(Protocol):
+    """A journal whose key comes from the agent (xks.journal_writer.FileJournal)."""
+
+    chain: str
+
+    def start(self, chain: str, state: bytes) -> None:
+        """Begin to write.  Raises ValueError when another chain has begun."""
+
+    async def settled(self) -> None:
+        """Wait until every answer that waits for its record has left, or been refused."""
+
+
 class Link:
     """Keeps a worker's :class:`Serving` in step with what the agent sends."""
 
-    def __init__(self, serving: Serving, socket_path: str, *, shadow: ShadowCounts | None = None) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        socket_path: str,
+        *,
+        shadow: ShadowCounts | None = None,
+        journal: KeyedJournal | None = None,
+    ) -> None:
         """``shadow``: what shadowed rules have counted, told to the agent after each lease."""
         self._serving = serving
+        self._journal = journal
         self._shadow = shadow
         self._socket_path = socket_path
         self._started_at_s = wire.boot_clock()
@@ -150,11 +171,16 @@ class Link:
         serving = self._serving
         pid = os.getpid()
         held = 0 if self._mistrusted else serving.keyring.generation
-        hello = wire.Hello(pid, self._started_at_s, read_boot_id(), held, __version__)
+        chain = self._journal.chain if self._journal is not None else ""
+        hello = wire.Hello(pid, self._started_at_s, read_boot_id(), held, __version__, journal=chain)
         writer.write(wire.encode_frame(hello))
         change: Change | None = None
         while True:
             message = await wire.read_agent_message(reader)
+            if isinstance(message, wire.JournalKey):
+                if self._journal is not None:
+                    self._journal.start(message.chain, message.state)
+                continue
             if isinstance(message, wire.Lease):
                 if serving.take_lease(message, wire.boot_clock()):
                     self._loaded.set()
@@ -174,6 +200,9 @@ class Link:
                 change.commit()
                 change = None
                 self._mistrusted = False
-                # No request is in work here: they run from snapshot to answer without a pause.
+                # No request is in work here: they run from snapshot to answer without a pause, but for
+                # the wait for the disk.
+                if self._journal is not None:
+                    await self._journal.settled()
                 writer.write(wire.encode_frame(wire.Applied(pid, serving.keyring.generation)))
                 await writer.drain()

@@ -244,7 +244,8 @@ def test_stalled_write_is_refused_by_the_watching_thread(tmp_path: Path) -> None
     guard.start()
     files.go.clear()
     refused = threading.Event()
-    guard.begin("request", refused.set)
+    guard.refuse = lambda scope, request: refused.set()
+    guard.begin("request", "scope")
     problems: list[str | None] = []
 
     def look() -> None:
