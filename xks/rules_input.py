@@ -154,7 +154,7 @@ def _condition(value: Any, at: str, faults: _Faults) -> dict[str, Any]:
     else:
         condition["negated"] = value.get("negated", False)
     tag = value.get("tag", "")
-    if (field == "key_tag") != bool(tag) or not isinstance(tag, str) or len(tag) > 128:
+    if (field == "key_tag") != bool(tag) or not isinstance(tag, str) or len(tag) > 128 or not _is_text(tag):
         faults.add(
             f"{at}.tag",
             "A condition on a key's tag, and no other, names the tag.",
@@ -192,8 +192,8 @@ def _value(field: str, value: Any) -> str:
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_PATTERN_CHARACTERS:
         raise BadValue(f"a value is text of 1 to {MAX_PATTERN_CHARACTERS} characters", "Put it in quotes.")
     if field == "key_tag":
-        if any(ord(character) < 32 for character in value):
-            raise BadValue("a tag's value has no control characters", "Remove them.")
+        if not _is_text(value):
+            raise BadValue("a tag's value is text without control characters", "Remove them.")
     elif not _TEXT.fullmatch(value):
         raise BadValue("a value is printable ASCII", "Take the characters that AWS allows.")
     if value.count("*") + value.count("?") > MAX_WILDCARDS:
@@ -246,6 +246,11 @@ def _check_principal(value: str) -> None:
             "an ARN has six parts between colons, and * does not reach over a colon",
             "Write arn:aws:iam::111122223333:* for everybody of an account.",
         )
+
+
+def _is_text(value: str) -> bool:
+    # Lone surrogates, which JSON can spell, are no text and cannot be stored.
+    return all(ord(character) >= 32 and not 0xD800 <= ord(character) <= 0xDFFF for character in value)
 
 
 def _sentence(text: str) -> str:

@@ -107,6 +107,9 @@ def test_rules_in_words() -> None:
         (one("source_vpce", "vpc-1"), "rules[0].conditions[0].values[0]"),
         (one("time", "at night"), "rules[0].conditions[0].values[0]"),
         (one("key_tag", "a\x00b", tag="env"), "rules[0].conditions[0].values[0]"),
+        (one("key_tag", "\ud800", tag="env"), "rules[0].conditions[0].values[0]"),
+        (one("key_tag", "prod", tag="\ud800"), "rules[0].conditions[0].tag"),
+        (one("key_tag", "prod", tag=["env"]), "rules[0].conditions[0].tag"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_and_explained(rules: Any, field: str) -> None:

@@ -20,20 +20,20 @@ from xks.api.rule_shapes import (
     RULE_SET,
     RULES,
     VERSION,
-    CheckedSerializer,
-    CheckInput,
+    AccessRulesCreated,
+    AccessRulesSerializer,
+    CheckedRulesSerializer,
+    CheckRulesInput,
     DryRunInput,
     DryRunSerializer,
-    EnforceInput,
-    FindingSerializer,
+    EnforceVersionInput,
     NewRulesInput,
-    NewVersionInput,
+    NewRuleVersionInput,
+    RuleFindingSerializer,
     RulesAndConfirmation,
-    RuleSetCreated,
-    RuleSetSerializer,
-    ShadowInput,
-    VersionCreated,
-    VersionSerializer,
+    RuleVersionCreated,
+    RuleVersionSerializer,
+    ShadowVersionInput,
 )
 from xks.dry_run import RecordedRequest
 from xks.models import AccessRuleSet, AccessRuleVersion
@@ -68,7 +68,7 @@ def _rows(request: Any) -> Any:
 
 
 def _data(rule_set: AccessRuleSet) -> dict[str, Any]:
-    return dict(RuleSetSerializer(rule_set).data)
+    return dict(AccessRulesSerializer(rule_set).data)
 
 
 def _read_rules(request: Any, made: Made) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def _read_rules(request: Any, made: Made) -> dict[str, Any]:
 
 def _read_version(request: Any, made: Made) -> dict[str, Any]:
     row = request.actor.fetch(AccessRuleVersion, made.target_id, Permission.ACCESS_RULES_VIEW)
-    return dict(VersionSerializer(row).data)
+    return dict(RuleVersionSerializer(row).data)
 
 
 class AccessRulesList(ApiView):
@@ -88,14 +88,14 @@ class AccessRulesList(ApiView):
         summary="List access rules",
         description="Of the vault's stores and keys. One that is not listed trusts AWS IAM.",
         tag=TAG,
-        response=RuleSetSerializer,
+        response=AccessRulesSerializer,
         example=RULE_SET,
         listing=LISTING,
     )
     def get(self, request: Any) -> Response:
         """GET"""
         vault = vault_of(request, Permission.ACCESS_RULES_VIEW)
-        return page(request, _rows(request).filter(vault=vault), LISTING, RuleSetSerializer)
+        return page(request, _rows(request).filter(vault=vault), LISTING, AccessRulesSerializer)
 
     @operation(
         "access_rules_create",
@@ -104,7 +104,7 @@ class AccessRulesList(ApiView):
         tag=TAG,
         request=NewRulesInput,
         request_example={"store": IDS["store"], "rules": RULES, "reason": "Ticket 4711"},
-        response=RuleSetCreated,
+        response=AccessRulesCreated,
         status=201,
         example={
             **RULE_SET,
@@ -138,15 +138,15 @@ class AccessRulesCheck(ApiView):
         description="Every error with its place, or the rules in their normal form with findings: an allow-list without"
         " AWS's own services, a rule that can never match, rules that lock everybody out.",
         tag=TAG,
-        request=CheckInput,
+        request=CheckRulesInput,
         request_example={"rules": RULES},
-        response=CheckedSerializer,
+        response=CheckedRulesSerializer,
         example={"rules": RULES, "findings": [FINDING]},
     )
     def post(self, request: Any) -> Response:
         """POST"""
         rules = check_rules(request.data_in["rules"])
-        findings = FindingSerializer(access_rules.lint_rules(rules), many=True).data
+        findings = RuleFindingSerializer(access_rules.lint_rules(rules), many=True).data
         return Response({"rules": rules, "findings": findings})
 
 
@@ -158,7 +158,7 @@ class AccessRulesDetail(ApiView):
         summary="Show access rules",
         description="What is enforced, what is in the shadow, and what the shadow has counted.",
         tag=TAG,
-        response=RuleSetSerializer,
+        response=AccessRulesSerializer,
         example=RULE_SET,
         errors=(404,),
         etag=True,
@@ -177,7 +177,7 @@ class AccessRulesVersions(ApiView):
         summary="List versions of access rules",
         description="The newest first: who wrote it, when and why. Who enforced which is in the audit events.",
         tag=TAG,
-        response=VersionSerializer,
+        response=RuleVersionSerializer,
         example=VERSION,
         errors=(404,),
         listing=VERSIONS,
@@ -185,7 +185,7 @@ class AccessRulesVersions(ApiView):
     def get(self, request: Any, rule_set_id: UUID) -> Response:
         """GET"""
         row = access_rules.fetch_rule_set(request.actor, rule_set_id)
-        return page(request, row.versions.all(), VERSIONS, VersionSerializer)
+        return page(request, row.versions.all(), VERSIONS, RuleVersionSerializer)
 
     @operation(
         "access_rules_add_version",
@@ -193,9 +193,9 @@ class AccessRulesVersions(ApiView):
         description="A candidate: what is enforced stays until this one is enforced. Findings say what is probably not"
         " meant.",
         tag=TAG,
-        request=NewVersionInput,
+        request=NewRuleVersionInput,
         request_example={"rules": RULES, "reason": "Ticket 4711"},
-        response=VersionCreated,
+        response=RuleVersionCreated,
         status=201,
         example={**VERSION, "idempotency_replayed": False},
         errors=(404,),
@@ -207,7 +207,7 @@ class AccessRulesVersions(ApiView):
         version = access_rules.add_version(
             request.actor, rule_set_id, expected_revision=request.expected, **request.data_in
         )
-        return created(version, VersionSerializer(version).data, location=f"{V1}/{rule_set_id}/versions")
+        return created(version, RuleVersionSerializer(version).data, location=f"{V1}/{rule_set_id}/versions")
 
 
 class AccessRulesEnforce(ApiView):
@@ -219,7 +219,7 @@ class AccessRulesEnforce(ApiView):
         description="From now on every use is judged by it, and what it refuses gets AccessDeniedException; `null` trusts"
         " AWS IAM again. Rules that would refuse everybody are 409 unless `even_if_it_locks_out`.",
         tag=TAG,
-        request=EnforceInput,
+        request=EnforceVersionInput,
         request_example={"version": 3, "reason": "Ticket 4711"},
         response=RulesAndConfirmation,
         example={
@@ -246,7 +246,7 @@ class AccessRulesShadow(ApiView):
         description="Live traffic is judged by it beside what is enforced; what it would deny is counted, and nothing is"
         " denied. `null` ends that. Counting begins at nought.",
         tag=TAG,
-        request=ShadowInput,
+        request=ShadowVersionInput,
         request_example={"version": 3, "reason": "Ticket 4711"},
         response=RulesAndConfirmation,
         example={"access_rules": RULE_SET, "confirmation": CONFIRMATION},

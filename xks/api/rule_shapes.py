@@ -91,19 +91,19 @@ class NewRulesInput(ReasonSerializer):
     rules = RulesField()
 
 
-class NewVersionInput(ReasonSerializer):
+class NewRuleVersionInput(ReasonSerializer):
     """A further version."""
 
     rules = RulesField()
 
 
-class CheckInput(StrictSerializer):
+class CheckRulesInput(StrictSerializer):
     """Rules to look over."""
 
     rules = RulesField()
 
 
-class ShadowInput(ReasonSerializer):
+class ShadowVersionInput(ReasonSerializer):
     """Which version."""
 
     version = StrictInteger(
@@ -111,7 +111,7 @@ class ShadowInput(ReasonSerializer):
     )
 
 
-class EnforceInput(ShadowInput):
+class EnforceVersionInput(ShadowVersionInput):
     """Which version, and whether it may lock everybody out."""
 
     even_if_it_locks_out = StrictBoolean(
@@ -119,7 +119,7 @@ class EnforceInput(ShadowInput):
     )
 
 
-class RecordedInput(StrictSerializer):
+class RequestToJudgeInput(StrictSerializer):
     """One request to judge."""
 
     at = serializers.DateTimeField(required=False, help_text="For conditions on time; now when left out.")
@@ -143,12 +143,12 @@ class DryRunInput(StrictSerializer):
     rules = RulesField(required=False, help_text="Or rules that are not written yet.")
     since = serializers.DateTimeField(required=False, help_text="Recorded requests from then on ...")
     until = serializers.DateTimeField(required=False, help_text="... until before then.")
-    requests = RecordedInput(  # type: ignore[call-arg]  # of the list that many=True makes
+    requests = RequestToJudgeInput(  # type: ignore[call-arg]  # of the list that many=True makes
         many=True, required=False, max_length=MAX_REQUESTS, help_text="Or these requests, none recorded."
     )
 
 
-class FindingSerializer(serializers.Serializer[Any]):
+class RuleFindingSerializer(serializers.Serializer[Any]):
     """Something to look at."""
 
     code = serializers.CharField()
@@ -160,14 +160,14 @@ class FindingSerializer(serializers.Serializer[Any]):
     cure = serializers.CharField()
 
 
-class CheckedSerializer(serializers.Serializer[Any]):
+class CheckedRulesSerializer(serializers.Serializer[Any]):
     """Rules in their normal form, and what is probably not meant."""
 
     rules = RulesField()
-    findings = FindingSerializer(many=True)
+    findings = RuleFindingSerializer(many=True)
 
 
-class VersionSerializer(serializers.ModelSerializer[AccessRuleVersion]):
+class RuleVersionSerializer(serializers.ModelSerializer[AccessRuleVersion]):
     """One version; it never changes."""
 
     rules = RulesField()
@@ -177,17 +177,17 @@ class VersionSerializer(serializers.ModelSerializer[AccessRuleVersion]):
         model = AccessRuleVersion
         fields = ("id", "number", "rules", "findings", "reason", "author_name", "created_at")
 
-    @extend_schema_field(FindingSerializer(many=True))
+    @extend_schema_field(RuleFindingSerializer(many=True))
     def get_findings(self, row: AccessRuleVersion) -> Any:
         """What is probably not meant."""
-        return FindingSerializer(lint_rules(row.rules), many=True).data
+        return RuleFindingSerializer(lint_rules(row.rules), many=True).data
 
 
-class VersionCreated(CreatedMixin, VersionSerializer):
+class RuleVersionCreated(CreatedMixin, RuleVersionSerializer):
     """A new version."""
 
-    class Meta(VersionSerializer.Meta):
-        fields = (*VersionSerializer.Meta.fields, "idempotency_replayed")  # type: ignore[assignment]
+    class Meta(RuleVersionSerializer.Meta):
+        fields = (*RuleVersionSerializer.Meta.fields, "idempotency_replayed")  # type: ignore[assignment]
 
 
 class CountsField(serializers.DictField):
@@ -197,7 +197,7 @@ class CountsField(serializers.DictField):
         super().__init__(child=serializers.IntegerField(), **kwargs)
 
 
-class ShadowSerializer(serializers.Serializer[ShadowSummary]):
+class ShadowCountsSerializer(serializers.Serializer[ShadowSummary]):
     """What the shadowed version would have done since it was put there."""
 
     judged = serializers.IntegerField()
@@ -208,15 +208,17 @@ class ShadowSerializer(serializers.Serializer[ShadowSummary]):
     last_at = serializers.DateTimeField(allow_null=True)
 
 
-class RuleSetSerializer(serializers.ModelSerializer[AccessRuleSet]):
+class AccessRulesSerializer(serializers.ModelSerializer[AccessRuleSet]):
     """The access rules of a store or a key."""
 
     vault = ReferenceSerializer()
     store = serializers.UUIDField(source="store_id")
     cloud_key = serializers.UUIDField(source="cloud_key_id", allow_null=True, help_text="Null: the store's.")
     name = serializers.SerializerMethodField(help_text="The key's, or the store's key set's.")
-    enforced = VersionSerializer(allow_null=True, help_text="Null: AWS IAM is trusted.")
-    shadowed = VersionSerializer(allow_null=True, help_text="Counts what it would deny, and denies nothing.")
+    enforced = RuleVersionSerializer(allow_null=True, help_text="Null: AWS IAM is trusted.")
+    shadowed = RuleVersionSerializer(
+        allow_null=True, help_text="Counts what it would deny, and denies nothing."
+    )
     shadow = serializers.SerializerMethodField()
 
     class Meta:
@@ -230,23 +232,23 @@ class RuleSetSerializer(serializers.ModelSerializer[AccessRuleSet]):
         """See the field."""
         return name_of(row)
 
-    @extend_schema_field(ShadowSerializer(allow_null=True))
+    @extend_schema_field(ShadowCountsSerializer(allow_null=True))
     def get_shadow(self, row: AccessRuleSet) -> Any:
         """Null unless a version is in the shadow."""
-        return ShadowSerializer(sum_shadow(row.shadowed)).data if row.shadowed is not None else None
+        return ShadowCountsSerializer(sum_shadow(row.shadowed)).data if row.shadowed is not None else None
 
 
-class RuleSetCreated(CreatedMixin, RuleSetSerializer):
+class AccessRulesCreated(CreatedMixin, AccessRulesSerializer):
     """New access rules."""
 
-    class Meta(RuleSetSerializer.Meta):
-        fields = (*RuleSetSerializer.Meta.fields, "idempotency_replayed")  # type: ignore[assignment]
+    class Meta(AccessRulesSerializer.Meta):
+        fields = (*AccessRulesSerializer.Meta.fields, "idempotency_replayed")  # type: ignore[assignment]
 
 
 class RulesAndConfirmation(serializers.Serializer[Any]):
     """Access rules, and how far the data plane has confirmed the change."""
 
-    access_rules = RuleSetSerializer()
+    access_rules = AccessRulesSerializer()
     confirmation = ConfirmationSerializer(allow_null=True)
 
 
