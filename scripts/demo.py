@@ -393,7 +393,7 @@ def tell_how_to_go_on(walk: Walk) -> None:
     shown = ("DATA_DIR", "WEB_PORT", "XKS_PORT", "SIMULATOR_PORT")
     settings = " ".join(f"KEYSTEAD_{name}={instance.environ[f'KEYSTEAD_{name}']}" for name in shown)
     print(f'  export {settings}\n  eval "$(.venv/bin/keystead simulator credentials)"')
-    print(f"Stop it and remove it:\n  kill {process.pid if process else ''} && rm -r {instance.folder}")
+    print(f"Stop it, then remove it:\n  kill {process.pid if process else ''}\n  rm -r {instance.folder}")
 
 
 if __name__ == "__main__":

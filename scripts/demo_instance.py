@@ -49,9 +49,9 @@ class Instance:
         self.web_port, self.xks_port, self.simulator_port = free_ports(3)
         self.url = f"http://127.0.0.1:{self.web_port}"
         self.log = self.folder / "serve.log"
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("KEYSTEAD_", "AWS_"))
-        }
+        # What the caller has set for a Keystead or an AWS account of their own must not reach this one.
+        others = ("KEYSTEAD_", "AWS_", "DJANGO_")
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         self.environ = {
             **kept,
             "KEYSTEAD_DATA_DIR": str(self.folder / "data"),
