@@ -176,7 +176,8 @@ class AuditEventExport(ApiView):
     )
     def get(self, request: Any) -> Any:
         """Export events."""
-        form = single(request, "as") or "jsonl"
+        asked = single(request, "as")
+        form = "jsonl" if asked is None else asked
         rows = filtered(request, _rows(request), FILTERS).order_by("sequence")
         events = rows.iterator(chunk_size=500)
         if form == "csv":

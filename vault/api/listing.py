@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core import signing
-from django.db.models import F, Field, Model, Q, QuerySet
+from django.db.models import Field, Model, Q, QuerySet
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 from rest_framework.request import Request
@@ -140,7 +140,9 @@ def _moment(value: str) -> datetime:
 class Listing:
     """What a list takes. `orderings` maps the public name to a model field; the primary key always breaks ties.
 
-    `in_vault` adds the parameter `vault`, which a handler reads with `vault_of(request, permission)`.
+    `in_vault` adds the parameter `vault`, which a handler reads with `vault_of(request, permission)`. `fetch` is for
+    large tables of wide rows: the page is then found as primary keys alone, which an index can answer, and its rows are taken
+    from the queryset that `fetch` returns.
     """
 
     orderings: dict[str, str]
@@ -148,6 +150,7 @@ class Listing:
     filters: tuple[Filter, ...] = ()
     in_vault: bool = True
     default_limit: int = DEFAULT_LIMIT
+    fetch: Callable[[], QuerySet[Any]] | None = None
 
     @property
     def names(self) -> frozenset[str]:
@@ -224,13 +227,14 @@ class Page:
 
 
 def paginate(request: Request, rows: QuerySet[Any], listing: Listing) -> Page:
-    """Filter, order and cut `rows` as the request asks. Two queries at most, however many rows there are.
+    """Filter, order and cut `rows` as the request asks. A few queries, however many rows there are.
 
     Keyset pagination: the cursor holds the last row's sort value and primary key, signed, so that rows which come or go
     elsewhere neither repeat nor hide others.
     """
     rows = filtered(request, rows, listing.filters)
-    ordering = single(request, "ordering") or listing.default_ordering
+    asked = single(request, "ordering")
+    ordering = listing.default_ordering if asked is None else asked
     descending, public = ordering.startswith("-"), ordering.removeprefix("-")
     if public not in listing.orderings:
         known = ", ".join(listing.orderings)
@@ -247,12 +251,9 @@ def paginate(request: Request, rows: QuerySet[Any], listing: Listing) -> Page:
         except ValueError as error:
             raise wrong_parameter("with_total", str(error)) from None
 
-    rows = rows.order_by(*_order(rows.model, path, descending))
     cursor = single(request, "cursor")
-    if cursor is not None:
-        value, key = _read_cursor(cursor, ordering)
-        rows = rows.filter(_after(rows.model, path, descending, value, key))
-    found = list(rows[: limit + 1])
+    after = None if cursor is None else _read_cursor(cursor, ordering)
+    found = _page_rows(rows, path, descending, after, limit + 1, listing)
     next_cursor = None
     if len(found) > limit:
         found = found[:limit]
@@ -276,27 +277,53 @@ def _model_field(model: type[Model], path: str) -> Field[Any, Any]:
     return model._meta.get_field("pk" if last == "pk" else last)  # type: ignore[return-value]
 
 
-def _order(model: type[Model], path: str, descending: bool) -> list[Any]:
-    if path in ("pk", model._meta.pk.name):  # type: ignore[union-attr]
-        return ["-pk" if descending else "pk"]
-    tie = "-pk" if descending else "pk"
-    if _model_field(model, path).null:
-        # The two databases disagree about where NULL sorts; last, always.
-        expression = F(path).desc(nulls_last=True) if descending else F(path).asc(nulls_last=True)
-        return [expression, tie]
-    return [f"-{path}" if descending else path, tie]
+def _page_rows(
+    rows: QuerySet[Any],
+    path: str,
+    descending: bool,
+    after: tuple[Any, Any] | None,
+    count: int,
+    listing: Listing,
+) -> list[Any]:
+    """The first `count` rows after the cursor: those with a value in order, then those without one (NULL).
+
+    Two statements for the two kinds, because the databases disagree about where NULL sorts and an index serves only the order
+    that it was made for; the second is sent only when the first did not fill the page.
+    """
+    by_key = path in ("pk", rows.model._meta.pk.name)  # type: ignore[union-attr]
+    nullable = not by_key and _model_field(rows.model, path).null
+    found: list[Any] = []
+    if not (nullable and after is not None and after[0] is None):
+        filled = rows.filter(**{f"{path}__isnull": False}) if nullable else rows
+        if after is not None:
+            filled = filled.filter(_after(path, descending, *after, by_key=by_key))
+        sign = "-" if descending else ""
+        found = _fetch(
+            filled.order_by(*([f"{sign}pk"] if by_key else [sign + path, f"{sign}pk"])), count, listing
+        )
+    if nullable and len(found) < count:
+        empty = rows.filter(**{f"{path}__isnull": True})
+        if after is not None and after[0] is None:
+            empty = empty.filter(**{f"pk__{'lt' if descending else 'gt'}": after[1]})
+        found += _fetch(empty.order_by("-pk" if descending else "pk"), count - len(found), listing)
+    return found
 
 
-def _after(model: type[Model], path: str, descending: bool, value: Any, key: Any) -> Q:
+def _fetch(rows: QuerySet[Any], count: int, listing: Listing) -> list[Any]:
+    """The first `count` of ordered rows."""
+    if listing.fetch is None:
+        return list(rows[:count])
+    keys = list(rows.select_related(None).prefetch_related(None).values_list("pk", flat=True)[:count])
+    by_key = listing.fetch().in_bulk(keys) if keys else {}
+    return [by_key[key] for key in keys if key in by_key]
+
+
+def _after(path: str, descending: bool, value: Any, key: Any, *, by_key: bool) -> Q:
+    """Rows that come after (value, key), which is not NULL."""
     beyond = "lt" if descending else "gt"
-    if path in ("pk", model._meta.pk.name):  # type: ignore[union-attr]
+    if by_key:
         return Q(**{f"pk__{beyond}": key})
-    nullable = _model_field(model, path).null
-    if value is None:
-        return Q(**{f"{path}__isnull": True, f"pk__{beyond}": key})
     condition = Q(**{f"{path}__{beyond}": value}) | Q(**{path: value, f"pk__{beyond}": key})
-    if nullable:
-        return condition | Q(**{f"{path}__isnull": True})
     # Redundant, but lets the database enter its index where the page begins.
     return Q(**{f"{path}__{beyond}e": value}) & condition
 

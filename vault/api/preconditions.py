@@ -21,8 +21,9 @@ def expected_revision(request: Request, *, required: bool) -> int | None:
     Raises ApiError: 428 when absent and required, 400 when it is no ETag of ours, 412 for a weak one (RFC 9110 demands the
     strong comparison, which a weak tag never passes).
     """
-    given = request.META.get("HTTP_IF_MATCH", "").strip()
-    if not given:
+    header = request.META.get("HTTP_IF_MATCH")
+    given = (header or "").strip()
+    if header is None or (required and not given):
         if required:
             raise ApiError(
                 "precondition_required", "This change needs the header If-Match.", field="If-Match"

@@ -22,6 +22,7 @@ from django.core.exceptions import PermissionDenied as DjangoPermissionDenied
 from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from django.http.multipartparser import MultiPartParserError
+from redis.exceptions import RedisError
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
@@ -242,6 +243,13 @@ def _translate(error: Exception) -> tuple[str, dict[str, Any], dict[str, str]]:
     if isinstance(error, OperationalError | InterfaceError):
         logger.error("the database does not answer", exc_info=error)
         return "unavailable", {"detail": "The database does not answer."}, {"Retry-After": "2"}
+    if isinstance(error, RedisError):
+        logger.error("the cache does not answer", exc_info=error)
+        return (
+            "unavailable",
+            {"detail": "The cache that counts sign-ins does not answer."},
+            {"Retry-After": "2"},
+        )
     if isinstance(error, DatabaseError):
         logger.error("the database refused a statement", exc_info=error)
     return (

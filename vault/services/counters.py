@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from django.core.cache import cache
 
 
-def count_one(key: str, lifetime_s: int) -> int:
-    """Add one to the counter `key`, which forgets itself `lifetime_s` seconds after its first use; return the sum."""
+def count_one(name: str, lifetime_s: int) -> int:
+    """Add one to the counter `name`, which forgets itself `lifetime_s` seconds after its first use; return the sum."""
+    key = _key(name)
     cache.add(key, 0, timeout=lifetime_s)
     try:
         return int(cache.incr(key))
@@ -14,11 +17,16 @@ def count_one(key: str, lifetime_s: int) -> int:
         return 1
 
 
-def counted(key: str) -> int:
+def counted(name: str) -> int:
     """The counter's sum; 0 when it was never used or has forgotten."""
-    return int(cache.get(key, 0))
+    return int(cache.get(_key(name), 0))
 
 
-def forget(key: str) -> None:
+def forget(name: str) -> None:
     """Set the counter back."""
-    cache.delete(key)
+    cache.delete(_key(name))
+
+
+def _key(name: str) -> str:
+    """Names hold what strangers typed (e-mail addresses); keys must be short and plain, and need not be readable."""
+    return "counter:" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()

@@ -146,7 +146,9 @@ def issue_one_time_password(actor: Actor, email: str) -> Issued:
 def mail_issued(issued: Issued) -> bool:
     """Mail it; False when it must be shown instead."""
     return mail.mail_one_time_password(
-        issued.user, issued.password, reason="an administrator of Keystead has given you a new one-time password"
+        issued.user,
+        issued.password,
+        reason="an administrator of Keystead has given you a new one-time password",
     )
 
 
