@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,11 +47,13 @@ def test_what_a_cloud_admin_changes_is_bound_to_groups_and_the_page_says_so() ->
     for permission in ROLE_PERMISSIONS[Role.CLOUD_ADMIN]:
         line = next(line for line in table.splitlines() if line.startswith(f"| `{permission.value}`"))
         cloud_admin = line.strip("|").split("|")[4].strip()
-        assert cloud_admin == ("yes" if permission.value.endswith(".view") or "saved_views" in line else "group")
+        assert cloud_admin == (
+            "yes" if permission.value.endswith(".view") or "saved_views" in line else "group"
+        )
 
 
 def test_each_role_holds_all_of_the_lower_one() -> None:
-    for lower, higher in zip(ROLE_ORDER, ROLE_ORDER[1:], strict=False):
+    for lower, higher in pairwise(ROLE_ORDER):
         assert ROLE_PERMISSIONS[lower] < ROLE_PERMISSIONS[higher]
         assert lower_role(lower, higher) == lower
 
