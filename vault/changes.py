@@ -13,6 +13,7 @@ from django.db import models, transaction
 
 from vault.actions import Action
 from vault.actors import Actor
+from vault.event_chain import write_events
 from vault.generations import raise_generation
 from vault.models import AuditEvent, GenerationChange, Vault
 
@@ -124,7 +125,7 @@ def change(actor: Actor) -> Iterator[Change]:
                 collected.generation = raise_generation(collected.touched)
                 for event in collected.events:
                     event.generation = collected.generation
-            AuditEvent.objects.bulk_create(collected.events)
+            write_events(collected.events)
     finally:
         _current.reset(token)
 
@@ -142,7 +143,8 @@ def record_refusal(
         target_name=target_name,
         detail=detail,
     )
-    event.save()
+    with transaction.atomic():
+        write_events([event])
 
 
 def snapshot(instance: models.Model, *names: str) -> dict[str, Any]:

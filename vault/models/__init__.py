@@ -1,7 +1,7 @@
 """Tenancy, identity and the records that every other room leans on."""
 
 from vault.models.access import ApiToken, IdempotencyRecord
-from vault.models.audit import AuditEvent
+from vault.models.audit import AuditChainHead, AuditEvent, AuditLink
 from vault.models.nodes import Generation, GenerationChange, Node, WorkerProcess
 from vault.models.tenancy import Group, Installation, Membership, Role, Vault
 from vault.models.users import User
@@ -9,7 +9,9 @@ from vault.models.views import SavedView
 
 __all__ = [
     "ApiToken",
+    "AuditChainHead",
     "AuditEvent",
+    "AuditLink",
     "Generation",
     "GenerationChange",
     "Group",

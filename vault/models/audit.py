@@ -54,3 +54,33 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.target_name} by {self.actor_name}: {self.outcome}"
+
+
+class AuditChainHead(models.Model):
+    """The end of the chain over audit events (vault.event_chain): one row, locked by whoever adds to it."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    position = models.BigIntegerField(default=0)
+    digest = models.CharField(max_length=64)
+
+    class Meta:
+        constraints: ClassVar = [
+            models.CheckConstraint(condition=models.Q(id=1), name="audit_chain_head_is_single")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.position} {self.digest}"
+
+
+class AuditLink(models.Model):
+    """One link of the chain. No foreign key: that an event is gone must show here."""
+
+    position = models.BigIntegerField(primary_key=True)
+    sequence = models.BigIntegerField(unique=True, help_text="Of the event.")
+    digest = models.CharField(max_length=64)
+
+    class Meta:
+        ordering: ClassVar = ["position"]
+
+    def __str__(self) -> str:
+        return f"{self.position} {self.digest}"

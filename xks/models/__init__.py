@@ -1,6 +1,15 @@
 """Rows of the control side of the XKS endpoint; the data plane never loads them."""
 
+from xks.models.journal import AuditKey, AuditSeal, JournalChain
 from xks.models.limits import StoreLimits
 from xks.models.rules import AccessRuleSet, AccessRuleVersion, ShadowTally
 
-__all__ = ["AccessRuleSet", "AccessRuleVersion", "ShadowTally", "StoreLimits"]
+__all__ = [
+    "AccessRuleSet",
+    "AccessRuleVersion",
+    "AuditKey",
+    "AuditSeal",
+    "JournalChain",
+    "ShadowTally",
+    "StoreLimits",
+]
