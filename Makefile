@@ -39,6 +39,11 @@ test: $(DEV) $(PACKAGES) ## Run the tests, on PostgreSQL and again on SQLite
 test-long: $(DEV) $(PACKAGES) ## Run the tests that take minutes
 	@$(BIN)/python scripts/run_tests.py --long $(ARGS)
 
+.PHONY: bench-api
+bench-api: $(DEV) $(PACKAGES) ## Measure lists and details of 100,000 CloudKeys, on SQLite and PostgreSQL
+	@$(BIN)/python scripts/bench_api.py $(ARGS)
+	@$(BIN)/python scripts/services.py $(BIN)/python scripts/bench_api.py $(ARGS)
+
 .PHONY: bench-rules
 bench-rules: $(DEV) ## Measure what access rules cost a request
 	@$(BIN)/python scripts/bench_rules.py $(ARGS)

@@ -214,7 +214,8 @@ class CloudKeyExport(ApiView):
     )
     def get(self, request: Any) -> Any:
         """GET"""
-        form = single(request, "as") or "jsonl"
+        asked = single(request, "as")
+        form = "jsonl" if asked is None else asked
         rows = listed(request, vault_of(request, Permission.CLOUD_KEYS_VIEW))
         rows = filtered(request, rows, KEYS.filters).order_by("name", "pk")
         if form not in ("csv", "jsonl"):

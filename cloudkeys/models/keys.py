@@ -109,8 +109,28 @@ class CloudKey(models.Model):
             ),
         ]
         indexes: ClassVar = [
-            models.Index(fields=["vault", "name", "id"], name="cloud_key_vault_name"),
+            # Lists find a page by keys alone (cloudkeys/api/key_shapes.py). This one also holds what lists filter by, so
+            # that a scan for a part of the name, or for few rows among many, does not read the rows themselves.
+            models.Index(
+                fields=[
+                    "vault",
+                    "name",
+                    "id",
+                    "kind",
+                    "state",
+                    "blocked",
+                    "pointer_state",
+                    "region",
+                    "csp_account",
+                ],
+                name="cloud_key_vault_name",
+            ),
             models.Index(fields=["vault", "created_at", "id"], name="cloud_key_vault_created"),
+            models.Index(fields=["vault", "next_rotation_at", "id"], name="cloud_key_vault_rotation"),
+            models.Index(fields=["vault", "expires_at", "id"], name="cloud_key_vault_expires"),
+            models.Index(fields=["vault", "state", "id"], name="cloud_key_vault_state_id"),
+            models.Index(fields=["external_key_id"], name="cloud_key_external_id"),
+            models.Index(fields=["kms_key_id"], name="cloud_key_kms_id"),
             models.Index(fields=["vault", "state", "name", "id"], name="cloud_key_vault_state"),
             models.Index(fields=["key_set", "name", "id"], name="cloud_key_key_set_name"),
             models.Index(

@@ -148,7 +148,7 @@ def test_total_and_link_header(cast: Cast, api: ApiClient) -> None:
 QUERIES = {
     "cloud-keys": "cloud-keys",
     "ordered": "cloud-keys?ordering=-next_rotation_at",
-    "searched": "cloud-keys?search=key-0001",
+    "searched": "cloud-keys?search=key-000",
     "key-sets": "key-sets",
     "stores": "xks-key-stores",
     "links": "aws-store-links",
@@ -197,7 +197,7 @@ def test_queries_do_not_grow_with_rows(name: str, cast: Cast, api: ApiClient) ->
     cost(api, QUERIES[name])  # the first request may fill caches
     few = cost(api, QUERIES[name])
     sets(2, 12)
-    assert cost(api, QUERIES[name]) == few
+    assert cost(api, QUERIES[name]) <= few
     assert few <= 12
 
 
