@@ -135,12 +135,12 @@ def test_no_xks_worker_is_said_and_tried_again(world: World, xks_workers: object
 # --- adopting -----------------------------------------------------------------------------------------------------
 
 
-def unlinked_key_and_store(world: World) -> tuple[CloudKey, str]:
+def unlinked_key_and_store(world: World, name: str = "by-hand") -> tuple[CloudKey, str]:
     connected(world)
     assert world.link is not None
     world.link.linked = False
     world.link.save()
-    key = cloud_keys.create_cloud_key(world.actor, world.key_set.pk, name="by-hand", region="eu-west-1").key
+    key = cloud_keys.create_cloud_key(world.actor, world.key_set.pk, name=name, region="eu-west-1").key
     world.aws.serve(world.store)
     world.link.linked = True
     world.link.save()
