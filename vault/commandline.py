@@ -43,6 +43,7 @@ COLLECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "link": ("aws-store-links", ("name", "custom_key_store_id")),
     "key": ("cloud-keys", ("name", "alias", "external_key_id", "kms_key_id", "kms_key_arn")),
     "credential": ("xks-credentials", ()),
+    "access_rules": ("access-rules", ("name",)),
     "operation": ("operations", ()),
     "event": ("audit-events", ()),
     "node": ("nodes", ("name",)),
