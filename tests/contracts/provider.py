@@ -62,7 +62,12 @@ def key(cloud: Cloud, store_id: str) -> PointerKey:
     """A key pointer."""
     return cloud.provider.create_key(
         cloud.region,
-        KeySpec(store_id, cloud.external_key_ids[0], "For payments", tags={"team": "pay", "keystead:cloud-key": "1"}),
+        KeySpec(
+            store_id,
+            cloud.external_key_ids[0],
+            "For payments",
+            tags={"team": "pay", "keystead:cloud-key": "1"},
+        ),
     )
 
 
@@ -203,7 +208,9 @@ class ProviderContract:
         provider.set_policy(region, key.id, cloud.administrators, cloud.administrators)
         provider.set_policy(region, key.id, [], [])
         provider.set_description(region, key.id, "still ours")
-        refused = code_of(lambda: provider.set_policy(region, key.id, [cloud.administrators[0] + "-gone"], []))
+        refused = code_of(
+            lambda: provider.set_policy(region, key.id, [cloud.administrators[0] + "-gone"], [])
+        )
         assert refused == (ErrorCode.INVALID_REQUEST, True)
 
     def test_disable_and_enable_may_be_repeated(self, cloud: Cloud, key: PointerKey) -> None:

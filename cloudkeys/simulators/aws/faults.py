@@ -67,7 +67,9 @@ class Faults:
         known = {"kind", "service", "operation", "count", "seconds", "status"}
         unknown = set(document) - known
         if unknown:
-            raise ValueError(f"unknown member {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"unknown member {', '.join(sorted(unknown))}; known are {', '.join(sorted(known))}"
+            )
         return self.add(Fault(**document))
 
     def take(self, service: str, operation: str) -> list[Fault]:

@@ -24,7 +24,9 @@ class Command(BaseCommand):
         """Print the one-time password."""
         startup.prepare_process()
         try:
-            issued = issue_one_time_password(Actor.system("cli", "keystead vault reset-password"), options["email"])
+            issued = issue_one_time_password(
+                Actor.system("cli", "keystead vault reset-password"), options["email"]
+            )
         except DomainError as error:
             raise CommandError(f"{error.message} {error.cure}".strip()) from None
         self.stdout.write(f"{issued.user.email}\none-time password: {issued.password.reveal_text()}")
