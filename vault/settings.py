@@ -116,7 +116,13 @@ if _redis is not None:
     CELERY_BROKER_URL = _redis
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {"visibility_timeout": 3600}
 else:
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    # Its default of 300 entries would let a stranger flush the counters of failed sign-ins by making others.
+    CACHES = {
+        "default": {
+            "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+            "OPTIONS": {"MAX_ENTRIES": 100_000},
+        }
+    }
     CELERY_BROKER_URL = "localhost"
     CELERY_BROKER_TRANSPORT = "vault.queue:FolderTransport"
     CELERY_BROKER_TRANSPORT_OPTIONS = {
