@@ -24,10 +24,12 @@ from vault.models import AuditEvent, Vault
 
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # AWS's own example
 GROUPS = (
-    "vault", "audit", "xks_node", "csp_account", "key_set", "xks_store", "xks_link", "xks_rules", "xks_limits", "cloud_key", "operation",
+    "vault", "audit", "xks_node", "csp_account", "key_set", "xks_store", "xks_link", "xks_rules", "xks_limits",
+    "cloud_key", "operation",
 )  # fmt: skip
 # Operations that are no commands, and why.
 NOT_COMMANDS = {
+    "one_time_passwords_issue": "keystead vault reset-password",
     "auth_": "who may read the data folder needs no sign-in, session or token",
     "saved_views_": "they belong to pages",
     "cloud_keys_bulk": "a shell has loops",
@@ -97,6 +99,7 @@ def test_every_operation_of_the_api_is_a_command_or_has_a_reason_not_to_be() -> 
             declared = getattr(getattr(view, method, None), "declared", None)
             if declared is not None:
                 known.add(declared.operation_id)
+    # Give a new operation a row in its group's table (vault/commandline.py), or its reason above.
     unreached = {id for id in known - reached if not any(id.startswith(reason) for reason in NOT_COMMANDS)}
     assert unreached == set()
 
