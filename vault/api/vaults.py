@@ -242,7 +242,7 @@ class VaultDisable(ApiView):
     @operation(
         "vaults_disable",
         summary="Disable a vault",
-        description="From now on every use of every key of this vault is refused, and nothing in it can be changed. Answers once the "
+        description="From now on every use of every key of this vault is refused, and its keys, stores and accounts cannot be changed. Answers once the "
         "data plane has confirmed, after 2 seconds at most. For appliance admins.",
         tag=TAG,
         request=ReasonSerializer,

@@ -154,7 +154,7 @@ def update_vault(
 def disable_vault(
     actor: Actor, vault_id: UUID, *, reason: str, expected_revision: int | None = None
 ) -> VaultChanged:
-    """Refuse every use of every key of the vault, and every change in it, until it is enabled. For the appliance admin.
+    """Refuse every use of every key of the vault, and every change of its keys, stores and accounts, until it is enabled.
 
     A vault that is disabled already stays so, without an error.
     """
