@@ -242,8 +242,8 @@ class VaultDisable(ApiView):
     @operation(
         "vaults_disable",
         summary="Disable a vault",
-        description="From now on every use of every key of this vault is refused, and its keys, stores and accounts cannot be changed. Answers once the "
-        "data plane has confirmed, after 2 seconds at most. For appliance admins.",
+        description="From now on every use of every key of this vault is refused, and its keys, stores and accounts "
+        "cannot be changed. Answers once the data plane has confirmed, after 2 seconds at most. For appliance admins.",
         tag=TAG,
         request=ReasonSerializer,
         request_example={"reason": "Contract ended"},
