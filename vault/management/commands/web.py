@@ -9,8 +9,6 @@ from granian.constants import HTTPModes, Interfaces, SSLProtocols
 
 from vault import env, logs, startup
 
-THREADS = 4  # requests that one worker process works on at a time
-
 
 class Command(BaseCommand):
     """Serves the web interface and the REST API."""
@@ -23,12 +21,11 @@ class Command(BaseCommand):
         connections.close_all()
         certificate = env.get("KEYSTEAD_WEB_TLS_CERT")
         server = Granian(
-            "vault.wsgi:application",
+            "vault.wsgi:front",
             address=env.get("KEYSTEAD_BIND"),
             port=env.get("KEYSTEAD_WEB_PORT"),
-            interface=Interfaces.WSGI,
+            interface=Interfaces.RSGI,
             workers=env.get("KEYSTEAD_WEB_WORKERS"),
-            blocking_threads=THREADS,
             # HTTP/2 only where its defaults are not an invitation: a balancer in front speaks it to the world.
             http=HTTPModes.http1,
             websockets=False,
