@@ -203,6 +203,12 @@ _ROWS = (
         "Give a whole number from 10 to 240.",
     ),
     Setting(
+        "KEYSTEAD_XKS_JOURNAL_SYNC", "XKS endpoint", values.choice("write", "group"), None,
+        "When a use of a key counts as recorded, so that its answer may leave. write: written to the system, which "
+        "outlives a crash of Keystead. group: on the disk (fdatasync, many records at a time), which outlives a power cut.",
+        "Write write or group.", default_note="write when embedded, group with a database server",
+    ),
+    Setting(
         "KEYSTEAD_XKS_SOCKET", "XKS endpoint", values.path, None,
         "Unix socket between the XKS agent and its workers. Its path must be shorter than 104 characters.",
         "Give a short path in a folder that only the process's user may enter.",
@@ -338,6 +344,8 @@ def _default(row: Setting, environ: Mapping[str, str]) -> Any:
             return data_dir(environ) / "run" / "xks.sock"
         case "KEYSTEAD_SIMULATOR":
             return is_embedded(environ)
+        case "KEYSTEAD_XKS_JOURNAL_SYNC":
+            return "write" if is_embedded(environ) else "group"
         case "KEYSTEAD_LOG_FORMAT":
             return "console" if is_embedded(environ) else "json"
         case "KEYSTEAD_PUBLIC_URL":

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC
 
 from django.db.models import F
@@ -90,24 +90,16 @@ def _link(head: AuditChainHead, events: Iterable[AuditEvent]) -> None:
     head.save(update_fields=["position", "digest"])
 
 
-def check_events(signed: dict[int, str] | None = None) -> int:
-    """Check every event and link; return how many there are.
-
-    ``signed`` holds digests by position that were signed by the control plane; each must be there.
+def check_links(position: int = 0, digest: str = FIRST_DIGEST) -> Iterator[tuple[int, str]]:
+    """Check the links behind ``position``, whose digest is given; yield each one's position and digest.
 
     Raises:
-        EventsBroken: the first position that does not hold.
+        EventsBroken: the first that does not hold.
     """
-    due = dict(sorted((signed or {}).items()))
-    digest, position, last_sequence = FIRST_DIGEST, 0, 0
-    while True:
-        links = list(AuditLink.objects.filter(position__gt=position).order_by("position")[:_PORTION])
-        if not links:
-            break
-        events = {
-            event.sequence: event
-            for event in AuditEvent.objects.filter(sequence__in=[link.sequence for link in links])
-        }
+    last_sequence = 0
+    while links := list(AuditLink.objects.filter(position__gt=position).order_by("position")[:_PORTION]):
+        sequences = [link.sequence for link in links]
+        events = {event.sequence: event for event in AuditEvent.objects.filter(sequence__in=sequences)}
         for link in links:
             position += 1
             if link.position != position:
@@ -120,12 +112,27 @@ def check_events(signed: dict[int, str] | None = None) -> int:
             digest = link_digest(digest, event)
             if digest != link.digest:
                 raise EventsBroken(position, "it was edited, or what stood before it was removed or moved")
-            if due.pop(position, digest) != digest:
-                raise EventsBroken(position, "it and what stood before are not what was signed")
             last_sequence = link.sequence
+            yield position, digest
+
+
+def check_events(signed: dict[int, str] | None = None) -> int:
+    """Check every event and link; return how many there are.
+
+    ``signed`` holds digests by position that were signed by the control plane; each must be there.
+
+    Raises:
+        EventsBroken: the first position that does not hold.
+    """
+    due = dict(signed or {})
+    count = 0
+    for position, digest in check_links():
+        if due.pop(position, digest) != digest:
+            raise EventsBroken(position, "it and what stood before are not what was signed")
+        count = position
     if due:
-        raise EventsBroken(position + 1, f"events up to position {max(due)} were signed and are missing")
+        raise EventsBroken(count + 1, f"events up to position {max(due)} were signed and are missing")
     extra = AuditEvent.objects.exclude(sequence__in=AuditLink.objects.values("sequence")).first()
     if extra is not None:
-        raise EventsBroken(position, f"the event with sequence {extra.sequence} was put in from outside")
-    return position
+        raise EventsBroken(count, f"the event with sequence {extra.sequence} was put in from outside")
+    return count

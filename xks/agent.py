@@ -27,6 +27,7 @@ from django.db import Error
 from vault.keys import RootKeyError
 from xks import wire
 from xks.agent_database import close_own_connection, new_watch, use_own_connection
+from xks.agent_journal import Journals, Keeper
 from xks.agent_loading import (
     Applied,
     LeftOut,
@@ -373,12 +374,20 @@ class Agent:
     """One node's agent. ``run`` serves until told to stop."""
 
     def __init__(
-        self, *, socket_path: Path, node_name: str, max_staleness_s: float, software_version: str
+        self,
+        *,
+        socket_path: Path,
+        node_name: str,
+        max_staleness_s: float,
+        software_version: str,
+        journal_folder: Path | None = None,
     ) -> None:
+        """``journal_folder``: where this node's workers write their journals; None when they do not."""
         self._socket_path = socket_path
         self._max_staleness_s = max_staleness_s
         self._poll_s = min(POLL_S, max_staleness_s / 5)
         self._beat_s = min(BEAT_S, max_staleness_s / 5)
+        self._journals = None if journal_folder is None else Journals(node_name, journal_folder)
         self._registry = Registry(node_name, software_version, max_staleness_s=max_staleness_s)
 
     async def run(self, stop: asyncio.Event, *, started: Callable[[], None] = lambda: None) -> None:
@@ -402,7 +411,20 @@ class Agent:
             generation=lambda: workers.generation,
             beat_s=self._beat_s,
         )
-        workers = Workers(registrar, max_staleness_s=self._max_staleness_s, lease_every_s=self._beat_s * 0.9)
+        keeper: Keeper | None = None
+        if self._journals is not None:
+            keeper = Keeper(
+                self._journals,
+                give=lambda process, chain, state: call_in(loop, workers.give_journal, process, chain, state),
+                failed=failed,
+                beat_s=self._beat_s,
+            )
+        workers = Workers(
+            registrar,
+            max_staleness_s=self._max_staleness_s,
+            lease_every_s=self._beat_s * 0.9,
+            journals=keeper,
+        )
         reader = Reader(
             take=lambda loaded, at: call_in(loop, workers.take, loaded, at),
             failed=failed,
@@ -413,6 +435,8 @@ class Agent:
             server = await asyncio.start_unix_server(workers.converse, sock=bind_socket(self._socket_path))
             registrar.start()
             reader.start()
+            if keeper is not None:
+                keeper.start()
             log.info("agent ready", node=self._registry.name, socket=str(self._socket_path))
             started()
             stopped = asyncio.create_task(stop.wait())
@@ -427,7 +451,9 @@ class Agent:
                 await workers.close()
                 reader.stop()
                 registrar.stop()
-                await asyncio.to_thread(join, reader, registrar)
+                if keeper is not None:
+                    keeper.stop()
+                await asyncio.to_thread(join, reader, registrar, *([keeper] if keeper is not None else []))
                 if not reader.is_alive():
                     reader.close()
                 self._socket_path.unlink(missing_ok=True)

@@ -113,14 +113,38 @@ class Link:
     leased_at: float | None = None
     """``issued_at_s`` of the last lease sent."""
     lease_wanted: bool = False
+    journal_key: bytes | None = None
+    """Frame with the key of its journal, to be sent first."""
+    has_journal: bool = False
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Journals(Protocol):
+    """Gives workers the keys of their journals (xks.agent_journal.Keeper); none of its methods waits."""
+
+    def wanted(self, process: ProcessName) -> None:
+        """A worker has connected and has no journal yet."""
+        ...
+
+    def gone(self, process: ProcessName) -> None:
+        """A worker has said goodbye, or its process has ended."""
+        ...
 
 
 class Workers:
     """All workers of this node."""
 
-    def __init__(self, census: Census, *, max_staleness_s: float, lease_every_s: float) -> None:
+    def __init__(
+        self,
+        census: Census,
+        *,
+        max_staleness_s: float,
+        lease_every_s: float,
+        journals: Journals | None = None,
+    ) -> None:
+        """Without ``journals`` workers are left to keep theirs in memory."""
         self._census = census
+        self._journals = journals
         self._max_staleness_s = max_staleness_s
         self._lease_every_s = lease_every_s
         self._held: Held | None = None
@@ -163,6 +187,13 @@ class Workers:
                 link.seen_at = beat_at
         self._offer_leases()
 
+    def give_journal(self, process: ProcessName, chain: str, state: bytes) -> None:
+        """Hand a worker the key of its journal."""
+        link = self._links.get(process)
+        if link is not None:
+            link.journal_key = wire.encode_frame(wire.JournalKey(chain, state))
+            link.wake.set()
+
     def _broadcast(self, loaded: Loaded) -> None:
         frames = [
             wire.encode_frame(delta)
@@ -199,6 +230,8 @@ class Workers:
         # last showed this worker. So a worker never serves longer than it is counted.
         if self._current_at is None or link.seen_at is None:
             return None
+        if self._journals is not None and not link.has_journal:
+            return None  # what cannot be recorded is not to be answered
         return min(self._current_at, link.seen_at)
 
     # --- the conversation ------------------------------------------------------------------------------------
@@ -243,6 +276,9 @@ class Workers:
         self.nobody_left.clear()
         self._watch_exit(process, peer_pid)
         self._census.joined(process, hello.generation)
+        link.has_journal = bool(hello.journal)
+        if self._journals is not None and not link.has_journal:
+            self._journals.wanted(process)
         log.info("worker connected", pid=process.pid, serves_generation=hello.generation)
         link.wake.set()
         sender = asyncio.create_task(self._send(link))
@@ -278,7 +314,12 @@ class Workers:
             await link.wake.wait()
             link.wake.clear()
             while True:
-                if link.needs_everything:
+                if link.journal_key is not None:
+                    link.writer.write(link.journal_key)
+                    link.journal_key, link.has_journal = None, True
+                    await link.writer.drain()
+                    self._offer_leases()
+                elif link.needs_everything:
                     if self._held is None:
                         break
                     link.needs_everything = False
@@ -326,6 +367,8 @@ class Workers:
         if link is not None:
             link.writer.close()
         self._census.gone(process)
+        if self._journals is not None:
+            self._journals.gone(process)
         log.info(event, pid=process.pid)
         self._tell_if_nobody()
 

@@ -399,3 +399,30 @@ def records_of(data: bytes) -> Iterator[tuple[Entry, Record]]:
             reader.learn(entry)
         elif entry.kind == RECORD:
             yield entry, reader.record(entry)
+
+
+class Tail(NamedTuple):
+    """The last whole entry of what was read of a segment; ``offset`` is behind it."""
+
+    sequence: int
+    offset: int
+    kind: int
+    mac: bytes
+
+
+def last_entry(data: bytes, offset: int, sequence: int) -> Tail | None:
+    """Return the last whole entry of ``data``, which begins at ``offset`` with entry ``sequence``.
+
+    Reads lengths only, so it is quick.  None when there is no whole entry.
+    """
+    at, size = 0, len(data)
+    found: Tail | None = None
+    while at + 2 <= size:
+        length = data[at] << 8 | data[at + 1]
+        end = at + 2 + length + MAC_BYTES
+        if length == 0 or end > size:
+            break
+        found = Tail(sequence, offset + end, data[at + 2], data[end - MAC_BYTES : end])
+        sequence += 1
+        at = end
+    return found

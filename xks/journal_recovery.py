@@ -66,7 +66,7 @@ def segments_of(folder: Path, chain: str) -> list[int]:
 def examine(
     data: bytes,
     mac_key: bytes,
-    before: bytes,
+    before: bytes | None,
     *,
     followed: bool,
     anchor: Anchor | None = None,
@@ -74,15 +74,17 @@ def examine(
 ) -> Examined:
     """Look at a segment that nobody writes any more.
 
-    ``before`` is the last MAC of the segment before; ``followed`` says that another segment comes
+    ``before`` is the last MAC of the segment before, None where that does not hold; ``followed`` says that another segment comes
     after it; ``anchor`` is the last one taken of it, if any; ``place`` is the chain and number that it
     must carry.
     """
     checked, damage = form.check_prefix(data, mac_key, before=before)
     if checked is None:
         if anchor is None and _is_unfinished(data):
-            return Examined("next" if followed else "killed", "not even begun", 0, 0, 0, before, NOTHING, 0)
-        return Examined("damaged", str(damage), 0, 0, 0, before, NOTHING, 0)
+            return Examined(
+                "next" if followed else "killed", "not even begun", 0, 0, 0, before or form.NO_MAC, NOTHING, 0
+            )
+        return Examined("damaged", str(damage), 0, 0, 0, before or form.NO_MAC, NOTHING, 0)
     end, detail = _end_of(data, checked, damage, followed=followed)
     if place is not None and (checked.header.chain, checked.header.segment) != place:
         end, detail = "damaged", "entry 0 at byte 0: this is another segment"
@@ -149,7 +151,7 @@ def examine_file(
     chain: str,
     segment: int,
     state: bytes,
-    before: bytes,
+    before: bytes | None,
     *,
     followed: bool,
     anchor: Anchor | None = None,
@@ -164,7 +166,7 @@ def examine_file(
     try:
         data = segment_path(folder, chain, segment).read_bytes()
     except FileNotFoundError:
-        return Examined("missing", "there is no such file", 0, 0, 0, before, NOTHING, 0)
+        return Examined("missing", "there is no such file", 0, 0, 0, before or form.NO_MAC, NOTHING, 0)
     return examine(
         data,
         form.mac_key_of(state),

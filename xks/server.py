@@ -21,19 +21,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from granian.constants import Interfaces, Loops, SSLProtocols
+from granian.constants import Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 from granian.server import MPServer
 
 from xks import tls
-from xks.app import App
-from xks.journal import MemoryJournal
+from xks.app import App, refuse_unrecorded
+from xks.journal_guard import LOOP_NAME, StallGuard
+from xks.journal_writer import FileJournal, SyncMode, journal_folder
 from xks.keyring import Serving
 from xks.operations import Engine
 from xks.policy import RulesJudge
 from xks.policy_shadow import ShadowCounts
-from xks.worker import Link, harden_process
+from xks.worker import Link, harden_process, read_boot_id
 
 log = logging.getLogger("keystead.xks")
 
@@ -50,6 +51,7 @@ _OURS = (
     "KEYSTEAD_DATA_DIR",
     "KEYSTEAD_NODE_NAME",
     "KEYSTEAD_XKS_BUDGET_MS",
+    "KEYSTEAD_XKS_JOURNAL_SYNC",
     "KEYSTEAD_XKS_PORT",
     "KEYSTEAD_XKS_SOCKET",
     "KEYSTEAD_XKS_TLS",
@@ -80,7 +82,8 @@ class ServerSettings:
 
     ``certificate`` and ``key`` (PEM, the key PKCS#8 without a password) are None for a certificate
     of the private CA kept in ``tls_folder``; with ``tls`` off plain HTTP is served, for use behind a
-    balancer that ends TLS.  ``budget_s`` is in seconds.
+    balancer that ends TLS.  ``budget_s`` is in seconds.  ``journal_sync`` says when a record counts as
+    written: "write" to the system, "group" to the disk.
     """
 
     socket_path: str
@@ -93,6 +96,12 @@ class ServerSettings:
     key: Path | None = None
     budget_s: float = 0.12
     node_name: str = ""
+    journal_sync: SyncMode = "write"
+
+    @property
+    def journal_folder(self) -> Path:
+        """Where this node's workers write their journals."""
+        return journal_folder(self.tls_folder.parent, self.node_name or socket.gethostname())
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> ServerSettings:
@@ -108,6 +117,9 @@ class ServerSettings:
         switch = (environ.get("KEYSTEAD_XKS_TLS") or "on").lower()
         if switch not in ("on", "off", "1", "0", "true", "false", "yes", "no"):
             raise SettingsError(f"KEYSTEAD_XKS_TLS is {switch!r}: say on or off")
+        sync = environ.get("KEYSTEAD_XKS_JOURNAL_SYNC") or "write"
+        if sync not in ("write", "group"):
+            raise SettingsError(f"KEYSTEAD_XKS_JOURNAL_SYNC is {sync!r}: say write or group")
         return cls(
             socket_path=environ.get("KEYSTEAD_XKS_SOCKET") or str(data / "run" / "xks.sock"),
             tls_folder=data / "tls",
@@ -119,6 +131,7 @@ class ServerSettings:
             key=Path(key) if key else None,
             budget_s=_number(environ, "KEYSTEAD_XKS_BUDGET_MS", 120, 1, 60_000) / 1000,
             node_name=environ.get("KEYSTEAD_NODE_NAME") or socket.gethostname(),
+            journal_sync=sync,  # type: ignore[arg-type] # one of the two
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -134,6 +147,7 @@ class ServerSettings:
             "KEYSTEAD_XKS_TLS_KEY": str(self.key or ""),
             "KEYSTEAD_XKS_BUDGET_MS": str(round(self.budget_s * 1000)),
             "KEYSTEAD_NODE_NAME": self.node_name,
+            "KEYSTEAD_XKS_JOURNAL_SYNC": self.journal_sync,
         }
         return {name: value for name, value in named.items() if value}
 
@@ -152,12 +166,19 @@ def make_app(settings: ServerSettings) -> App:
     """Build the application; called in each worker process."""
     serving = Serving()
     shadow = ShadowCounts()
-    return App(
-        Engine(serving, node_name=settings.node_name or socket.gethostname(), judge=RulesJudge(shadow)),
-        journal=MemoryJournal(),
-        link=Link(serving, settings.socket_path, shadow=shadow),
+    node = settings.node_name or socket.gethostname()
+    guard = StallGuard()
+    journal = FileJournal(
+        settings.journal_folder, node=node, boot_id=read_boot_id(), sync=settings.journal_sync, guard=guard
+    )
+    app = App(
+        Engine(serving, node_name=node, judge=RulesJudge(shadow)),
+        journal=journal,
+        link=Link(serving, settings.socket_path, shadow=shadow, journal=journal),
         budget_s=settings.budget_s,
     )
+    guard.refuse = refuse_unrecorded
+    return app
 
 
 def make_server(settings: ServerSettings) -> MPServer:
@@ -184,7 +205,8 @@ def make_server(settings: ServerSettings) -> MPServer:
             port=settings.port,
             interface=Interfaces.RSGI,
             workers=settings.workers,
-            loop=Loops.uvloop,
+            # uvloop, with a way around it for when the journal's device holds it up.
+            loop=LOOP_NAME,  # type: ignore[arg-type] # granian's annotation knows its own loops only
             websockets=False,
             # Idle connections count too, and KMS keeps many.
             backlog=4096,

@@ -66,6 +66,7 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
     ),
     "KEYSTEAD_XKS_MAX_STALENESS": ("2.5", 2.5, ["0", "nan", "inf", "x", "86401"]),
     "KEYSTEAD_XKS_BUDGET_MS": ("80", 80, ["9", "241", "soon"]),
+    "KEYSTEAD_XKS_JOURNAL_SYNC": ("group", "group", ["fsync", "off"]),
     "KEYSTEAD_XKS_SOCKET": ("/run/k/x.sock", Path("/run/k/x.sock"), []),
     "KEYSTEAD_SIMULATOR": ("yes", True, ["perhaps"]),
     "KEYSTEAD_SIMULATOR_PORT": ("4567", 4567, ["x"]),
@@ -175,6 +176,8 @@ def test_defaults_that_follow_from_others(tmp_path):
     assert env.get("KEYSTEAD_XKS_SOCKET", folder) == tmp_path / "run" / "xks.sock"
     server = {"KEYSTEAD_DATABASE_URL": "postgres://a/b"}
     assert (env.get("KEYSTEAD_SIMULATOR", {}), env.get("KEYSTEAD_SIMULATOR", server)) == (True, False)
+    sync = "KEYSTEAD_XKS_JOURNAL_SYNC"
+    assert (env.get(sync, {}), env.get(sync, server)) == ("write", "group")
     assert (env.get("KEYSTEAD_LOG_FORMAT", {}), env.get("KEYSTEAD_LOG_FORMAT", server)) == ("console", "json")
     assert env.get("KEYSTEAD_PUBLIC_URL", {"KEYSTEAD_WEB_PORT": "81"}) == "http://localhost:81"
     assert env.get("KEYSTEAD_PUBLIC_URL", {"KEYSTEAD_WEB_TLS_CERT": "/c"}) == "https://localhost:8000"

@@ -80,7 +80,7 @@ class Running:
 
 
 @contextlib.contextmanager
-def run_server(**environment: str) -> Iterator[Running]:
+def run_server(program: str = "-m", *, workers: int = 2, **environment: str) -> Iterator[Running]:
     with tempfile.TemporaryDirectory(prefix="ks") as name:
         folder, port = Path(name), free_port()
         (folder / "run").mkdir(mode=0o700)
@@ -95,7 +95,7 @@ def run_server(**environment: str) -> Iterator[Running]:
                 **environment,
             }
             process = subprocess.Popen(
-                [sys.executable, "-m", "xks.server"],
+                [sys.executable, *(["-m", "xks.server"] if program == "-m" else [program])],
                 cwd=ROOT,
                 env=environ,
                 text=True,
@@ -103,7 +103,7 @@ def run_server(**environment: str) -> Iterator[Running]:
                 stderr=subprocess.STDOUT,
             )
             try:
-                agent.wait_applied(1, workers=2)
+                agent.wait_applied(1, workers=workers)
                 yield Running(folder, agent, port, process)
             finally:
                 process.kill()

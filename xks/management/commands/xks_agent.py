@@ -13,6 +13,7 @@ from vault.hardening import harden_process
 from vault.keys import RootKeyError
 from xks.agent import Agent
 from xks.agent_workers import SocketUnusable
+from xks.journal_writer import journal_folder
 
 
 class Command(BaseCommand):
@@ -41,5 +42,6 @@ async def serve() -> None:
         node_name=env.get("KEYSTEAD_NODE_NAME"),
         max_staleness_s=env.get("KEYSTEAD_XKS_MAX_STALENESS"),
         software_version=__version__,
+        journal_folder=journal_folder(env.data_dir(), env.get("KEYSTEAD_NODE_NAME")),
     )
     await agent.run(stop)

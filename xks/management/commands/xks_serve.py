@@ -44,4 +44,5 @@ def server_settings() -> ServerSettings:
         key=env.get("KEYSTEAD_XKS_TLS_KEY"),
         budget_s=env.get("KEYSTEAD_XKS_BUDGET_MS") / 1000,
         node_name=env.get("KEYSTEAD_NODE_NAME"),
+        journal_sync=env.get("KEYSTEAD_XKS_JOURNAL_SYNC"),
     )

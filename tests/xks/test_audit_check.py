@@ -1,0 +1,249 @@
+"""`keystead audit verify`: what holds, and every way of tampering with journal, seals, rows and files."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from django.core.management import CommandError, call_command
+
+from tests.xks import journals
+from tests.xks.test_agent_journal import begin, somebody_gone
+from vault import keys
+from vault.actions import Action
+from vault.actors import Actor
+from vault.changes import change
+from vault.models import AuditEvent
+from xks import journal_format as form
+from xks.agent_journal import Journals
+from xks.audit_check import Report, verify
+from xks.audit_seals import ensure_key, seal_events
+from xks.journal_writer import journal_folder, segment_path
+from xks.models import AuditKey, AuditSeal, JournalChain
+
+pytestmark = pytest.mark.django_db
+
+
+class World:
+    """A node with one closed chain of several segments, one killed and one still open, and some events."""
+
+    def __init__(self, data: Path) -> None:
+        self.journal = data / "journal"
+        self.folder = journal_folder(data, "node-1")
+        self.keeper = Journals("node-1", self.folder)
+        self.closed, journal = begin(self.folder, somebody_gone(), segment_bytes=1500)
+        for number in range(30):
+            journal.append(journals.record(generation=number))
+        journal._end_segment()
+        journal._close_file()
+        self.killed, journal = begin(self.folder, somebody_gone())
+        journal.append(journals.record())
+        journal._close_file()
+        with segment_path(self.folder, self.killed.id.hex, 0).open("ab") as file:
+            file.write(b"\x00\x60\x03torn")
+        self.open, journal = begin(self.folder)
+        for _ in range(4):
+            journal.append(journals.record())
+        journal._close_file()
+        for _ in range(3):
+            with change(Actor.system("cli")) as tx:
+                tx.audit(Action.VAULT_UPDATE, None)
+        self.keeper.tend(set())
+        seal_events()
+        self.public_key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(ensure_key().public_key))
+
+    def check(self, **more: object) -> Report:
+        return verify(self.public_key, self.journal, **more)  # type: ignore[arg-type]
+
+    def path(self, segment: int = 1) -> Path:
+        return segment_path(self.folder, self.closed.id.hex, segment)
+
+
+@pytest.fixture
+def world(db: None, data_dir: Path) -> World:
+    keys.ensure_root_key(create_allowed=True)
+    return World(data_dir)
+
+
+def test_it_holds(world: World) -> None:
+    report = world.check()
+    assert report.findings == []
+    assert (report.chains, report.records, report.events) == (3, 31, 3)
+    (killed,) = [note for note in report.notes if "unclean end" in note]
+    assert world.killed.id.hex in killed
+    assert "unfinished entry" in killed
+    assert any("still written to" in note for note in report.notes)
+
+
+def edit(world: World) -> str:
+    data = bytearray(world.path().read_bytes())
+    entry = list(form.read_entries(bytes(data)))[3]
+    data[entry.offset + 6] ^= 1
+    world.path().write_bytes(bytes(data))
+    return f"segment 1: entry 3 at byte {entry.offset}"
+
+
+def remove_record(world: World) -> str:
+    data = world.path().read_bytes()
+    entry = list(form.read_entries(data))[3]
+    world.path().write_bytes(data[: entry.offset] + data[entry.end :])
+    return f"segment 1: entry 3 at byte {entry.offset}"
+
+
+def reorder(world: World) -> str:
+    data = world.path().read_bytes()
+    entries = list(form.read_entries(data))
+    first, second = entries[3], entries[4]
+    world.path().write_bytes(
+        data[: first.offset]
+        + data[second.offset : second.end]
+        + data[first.offset : first.end]
+        + data[second.end :]
+    )
+    return f"segment 1: entry 3 at byte {first.offset}"
+
+
+def cut(world: World) -> str:
+    entries = list(form.read_entries(world.path().read_bytes()))
+    os.truncate(world.path(), entries[-2].offset)
+    return f"segment 1: entry {entries[-2].sequence} at byte {entries[-2].offset}: cut"
+
+
+def remove_segment(world: World) -> str:
+    world.path().unlink()
+    return "segment 1: the file is missing"
+
+
+def swap_segments(world: World) -> str:
+    first, second = world.path(1).read_bytes(), world.path(2).read_bytes()
+    world.path(1).write_bytes(second)
+    world.path(2).write_bytes(first)
+    return "segment 1: entry 0 at byte 0"
+
+
+def put_segment_in(world: World) -> str:
+    shutil.copy(world.path(1), world.path(99))
+    return "segment 99: put in from outside"
+
+
+def put_chain_in(world: World) -> str:
+    shutil.copytree(world.path().parent, world.folder / ("0" * 32))
+    return "no seal says that it began"
+
+
+def cut_open_journal(world: World) -> str:
+    path = segment_path(world.folder, world.open.id.hex, 0)
+    entries = list(form.read_entries(path.read_bytes()))
+    os.truncate(path, entries[-2].offset)
+    return "2 anchored entries are missing from here"
+
+
+def remove_open_journal(world: World) -> str:
+    shutil.rmtree(world.folder / world.open.id.hex)
+    return "the file is missing, and it was anchored"
+
+
+def forget_open_chain(world: World) -> str:
+    JournalChain.objects.filter(pk=world.open.pk).delete()
+    return "has no row in the database any more"
+
+
+def edit_seal(world: World) -> str:
+    row = AuditSeal.objects.get(number=3)
+    AuditSeal.objects.filter(number=3).update(line=row.line.replace("node-1", "node-2"))
+    return "seal 3: the signature is not right"
+
+
+def remove_seal(world: World) -> str:
+    AuditSeal.objects.filter(number=2).delete()
+    return "seal 2: in its place stands number 3"
+
+
+def cut_seals(world: World) -> str:
+    last = AuditKey.objects.get().seals
+    AuditSeal.objects.filter(number=last).delete()
+    return f"seal {last}: it is missing"
+
+
+def edit_event(world: World) -> str:
+    event = AuditEvent.objects.order_by("sequence")[1]
+    AuditEvent.objects.filter(pk=event.pk).update(reason="forged")
+    return "audit event at position 2"
+
+
+@pytest.mark.parametrize(
+    "tamper",
+    [
+        edit,
+        remove_record,
+        reorder,
+        cut,
+        remove_segment,
+        swap_segments,
+        put_segment_in,
+        put_chain_in,
+        cut_open_journal,
+        remove_open_journal,
+        forget_open_chain,
+        edit_seal,
+        remove_seal,
+        cut_seals,
+        edit_event,
+    ],
+)
+def test_tampering_is_named(world: World, tamper: Callable[[World], str]) -> None:
+    expected = tamper(world)
+    report = world.check()
+    assert not report.holds
+    assert any(expected in finding for finding in report.findings), report.findings
+
+
+def test_everything_forged_with_another_key_shows(world: World) -> None:
+    other = Ed25519PrivateKey.generate().public_key()
+    assert "seal 1: the signature" in verify(other, world.journal).findings[0]
+
+
+def test_seals_cut_together_with_their_count_show_by_a_known_head(world: World) -> None:
+    before = world.check()
+    last = AuditKey.objects.get().seals
+    AuditSeal.objects.filter(number=last).delete()
+    AuditKey.objects.update(seals=last - 1)
+    assert world.check(known_head=(before.seals, before.head)).findings
+    assert world.check(known_head=(1, "0" * 64)).findings == [
+        "seal 1: it is not the one that was seen before"
+    ]
+
+
+def test_journals_of_another_host_are_a_note(world: World) -> None:
+    shutil.rmtree(world.folder)
+    report = world.check()
+    assert report.findings == []
+    assert any("on another host" in note for note in report.notes)
+
+
+@pytest.mark.django_db(transaction=True)  # commands close the connection
+def test_commands(world: World) -> None:
+    out = StringIO()
+    call_command("audit_public_key", stdout=out, skip_checks=True)
+    public = out.getvalue().strip()
+    assert public == AuditKey.objects.get().public_key
+    out = StringIO()
+    call_command("audit_verify", "--json", f"--public-key={public}", stdout=out, skip_checks=True)
+    told = json.loads(out.getvalue())
+    assert told["holds"] is True
+    call_command(
+        "audit_verify", f"--known-head={told['seals']}:{told['head']}", stdout=StringIO(), skip_checks=True
+    )
+    expected = edit(world)
+    out = StringIO()
+    with pytest.raises(CommandError, match="1 findings"):
+        call_command("audit_verify", stdout=out, skip_checks=True)
+    assert expected in out.getvalue()
+    with pytest.raises(CommandError, match="64 hex digits"):
+        call_command("audit_verify", "--public-key=zz")

@@ -1,0 +1,237 @@
+"""`keystead audit verify`: seals, journals and audit events against the public key (docs/journal.md).
+
+Needs no secret.  A *finding* is something that is not what was written; a *note* is worth knowing and
+is none: a worker that was killed, what is not sealed yet, journals of other nodes that are not here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from vault.event_chain import EventsBroken, check_events
+from xks import journal_format as form
+from xks.audit_seals import stored_seals
+from xks.journal_recovery import segments_of
+from xks.journal_writer import journal_folder, segment_path
+from xks.models import AuditKey, JournalChain
+from xks.seals import FIRST_PREVIOUS, Seal, SealBroken, open_seal
+
+
+@dataclass
+class Report:
+    """What a verification found. ``findings`` empty means that everything holds, as far as it goes."""
+
+    findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    seals: int = 0
+    head: str = FIRST_PREVIOUS
+    """SHA-256 of the last seal: keep it elsewhere, and give it to a later verification."""
+    chains: int = 0
+    segments: int = 0
+    records: int = 0
+    events: int = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing was found."""
+        return not self.findings
+
+
+@dataclass
+class _Chain:
+    """What the seals say of one chain."""
+
+    node: str
+    segments: list[dict[str, Any]] = field(default_factory=list)
+    ended_after: int | None = None
+
+
+def verify(
+    public_key: Ed25519PublicKey, journal: Path, *, known_head: tuple[int, str] | None = None
+) -> Report:
+    """Check everything; ``journal`` is <data>/journal.
+
+    ``known_head`` is number and digest of a seal that was seen before.
+
+    Raises:
+        OSError: a file that is there cannot be read.
+    """
+    report = Report()
+    chains: dict[str, _Chain] = {}
+    signed_events: dict[int, str] = {}
+    try:
+        _read_seals(stored_seals(), public_key, known_head, chains, signed_events, report)
+    except SealBroken as broken:
+        # What the seals behind it say is not known, so nothing can be called missing or strange.
+        report.findings.append(str(broken))
+        sealed = False
+    else:
+        sealed = True
+    for name, chain in chains.items():
+        _check_chain(name, chain, journal, report, all_sealed=sealed)
+    if sealed:
+        _look_for_strangers(chains, journal, report)
+    try:
+        report.events = check_events(signed_events)
+    except EventsBroken as broken:
+        report.findings.append(str(broken))
+    unsealed = report.events - max(signed_events, default=0)
+    if unsealed > 0:
+        report.notes.append(f"{unsealed} audit events are linked and not sealed yet")
+    return report
+
+
+def _read_seals(
+    seals: list[Seal],
+    public_key: Ed25519PublicKey,
+    known_head: tuple[int, str] | None,
+    chains: dict[str, _Chain],
+    signed_events: dict[int, str],
+    report: Report,
+) -> None:
+    for number, seal in enumerate(seals, 1):
+        opened = open_seal(public_key, seal, number, report.head)
+        report.seals, report.head = number, seal.digest
+        if known_head is not None and known_head[0] == number and known_head[1] != seal.digest:
+            raise SealBroken(number, "it is not the one that was seen before")
+        statement = opened.statement
+        match statement["kind"]:
+            case "chain":
+                chains[statement["chain"]] = _Chain(statement["node"])
+            case "segment":
+                chains[statement["chain"]].segments.append(statement)
+            case "end":
+                chains[statement["chain"]].ended_after = statement["segments"]
+            case "events":
+                signed_events[statement["position"]] = statement["digest"]
+            case kind:
+                raise SealBroken(number, f"it speaks of {kind!r}, which this release does not know")
+    count = AuditKey.objects.values_list("seals", flat=True).filter(pk=1).first() or 0
+    wanted = max(count, known_head[0] if known_head is not None else 0)
+    if len(seals) < wanted:
+        raise SealBroken(len(seals) + 1, f"it is missing, and there were {wanted}")
+
+
+def _check_chain(name: str, chain: _Chain, journal: Path, report: Report, *, all_sealed: bool) -> None:
+    report.chains += 1
+    folder = _node_folder(journal, chain.node)
+    present = set(segments_of(folder, name))
+    here = folder.is_dir()
+    before: str | None = form.NO_MAC.hex()
+    for number, statement in enumerate(chain.segments):
+        where = f"journal {chain.node}/{name} segment {number}"
+        if statement["segment"] != number:
+            report.findings.append(f"{where}: was never sealed")
+            return
+        if statement["end"] in ("damaged", "missing"):
+            report.findings.append(f"{where}: {statement['end']} when it was sealed: {statement['detail']}")
+            before = None
+            continue
+        if statement["end"] == "killed":
+            torn = f" ({statement['detail']})" if statement["detail"] else ""
+            report.notes.append(
+                f"{where}: unclean end, its worker was killed{torn}; nothing that was sealed is missing"
+            )
+        if before is not None and statement["before"] != before:
+            report.findings.append(f"{where}: does not follow the segment before")
+        before = statement["mac"]
+        if number in present:
+            _check_segment(segment_path(folder, name, number), statement, where, report)
+        elif here:
+            report.findings.append(f"{where}: the file is missing")
+        else:
+            report.notes.append(f"{where}: on another host")
+    if not all_sealed:
+        return
+    if chain.ended_after is None:
+        _check_open(name, chain, folder, present, report)
+    else:
+        if chain.ended_after != len(chain.segments):
+            report.findings.append(f"journal {chain.node}/{name}: ended after {chain.ended_after} segments")
+        for number in sorted(present - set(range(len(chain.segments)))):
+            report.findings.append(f"journal {chain.node}/{name} segment {number}: put in from outside")
+
+
+def _check_segment(path: Path, statement: dict[str, Any], where: str, report: Report) -> None:
+    data = path.read_bytes()
+    sealed = data[: statement["bytes"]]
+    report.segments += 1
+    report.records += statement["records"]
+    if hashlib.sha256(sealed).hexdigest() == statement["sha256"]:
+        return  # to the last bit what was examined when it was sealed
+    before = None if statement["before"] is None else bytes.fromhex(statement["before"])
+    checked, damage = form.check_prefix(data, bytes.fromhex(statement["mac_key"]), before=before)
+    if damage is None and checked is not None:
+        reason = (
+            f"entry {checked.entries} at byte {checked.size}: cut, {statement['entries']} entries were sealed"
+        )
+        if checked.entries >= statement["entries"]:
+            reason = "not what was sealed, though its MACs are right"
+        report.findings.append(f"{where}: {reason}")
+    else:
+        report.findings.append(f"{where}: {damage}")
+
+
+def _check_open(name: str, chain: _Chain, folder: Path, present: set[int], report: Report) -> None:
+    where = f"journal {chain.node}/{name}"
+    row = JournalChain.objects.filter(pk=name).first()
+    if row is None:
+        report.findings.append(f"{where}: has no row in the database any more")
+        return
+    if row.anchor_segment is None or row.anchor_sequence is None or not folder.is_dir():
+        return
+    if row.anchor_segment < len(chain.segments):
+        return  # sealed since
+    if row.anchor_segment not in present:
+        report.findings.append(
+            f"{where} segment {row.anchor_segment}: the file is missing, and it was anchored"
+        )
+        return
+    data = segment_path(folder, name, row.anchor_segment).read_bytes()
+    count = 0
+    try:
+        for entry in form.read_entries(data):
+            count = entry.sequence + 1
+            if entry.sequence == row.anchor_sequence and not hmac.compare_digest(
+                entry.mac.hex(), row.anchor_mac
+            ):
+                report.findings.append(
+                    f"{where} segment {row.anchor_segment}: entry {entry.sequence} is not the one that was anchored"
+                )
+                return
+    except form.SegmentDamaged as damage:
+        report.findings.append(f"{where} segment {row.anchor_segment}: {damage}")
+        return
+    if count <= row.anchor_sequence:
+        missing = row.anchor_sequence + 1 - count
+        report.findings.append(
+            f"{where} segment {row.anchor_segment}: entry {count}: {missing} anchored entries are missing from here"
+        )
+        return
+    report.notes.append(
+        f"{where} segment {row.anchor_segment}: still written to; {count} entries,"
+        f" anchored to {row.anchor_sequence}, the MACs between are checked when it is sealed"
+    )
+
+
+def _look_for_strangers(chains: dict[str, _Chain], journal: Path, report: Report) -> None:
+    known: dict[Path, set[str]] = defaultdict(set)
+    for name, chain in chains.items():
+        known[_node_folder(journal, chain.node)].add(name)
+    if not journal.is_dir():
+        return
+    for folder in sorted(path for path in journal.iterdir() if path.is_dir()):
+        for path in sorted(folder.iterdir()):
+            if path.is_dir() and path.name not in known[folder]:
+                report.findings.append(f"journal {folder.name}/{path.name}: no seal says that it began")
+
+
+def _node_folder(journal: Path, node: str) -> Path:
+    return journal_folder(journal.parent, node)
