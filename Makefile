@@ -48,6 +48,10 @@ bench-api: $(DEV) $(PACKAGES) ## Measure lists and details of 100,000 CloudKeys,
 bench-rules: $(DEV) ## Measure what access rules cost a request
 	@$(BIN)/python scripts/bench_rules.py $(ARGS)
 
+.PHONY: bench-overload
+bench-overload: $(DEV) ## Measure what becomes of requests beyond what the endpoint can take (needs h2load)
+	@$(BIN)/python scripts/bench_overload.py $(ARGS)
+
 .PHONY: check
 check: $(DEV) ## Check style, types, layers, migrations, deployment settings, lock files, licences
 	@scripts/check.sh

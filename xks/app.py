@@ -43,6 +43,10 @@ One worker does some 9,000 a second, so this many wait about 55 ms, half of the 
 More are refused with 429, which costs a fraction of the work: whoever is let in gets an answer in time.
 Requests not even begun are bounded by the server's limit on connections (xks/server.py).
 """
+FEW_IN_FLIGHT = 64
+"""So many are let in however long the event loop takes for a turn: a short stall is no overload."""
+QUEUE_SHARE = 0.4
+"""Share of the budget that one turn of the event loop may take; a request needs two, and then its work."""
 PROBE_PATHS = frozenset(("/", "/ping"))
 """Where load balancers ask, with whatever Host they like."""
 
@@ -103,6 +107,8 @@ class App:
         self._link = link
         self._budget_s = budget_s
         self._in_flight = 0
+        self._turn_s = 0.0
+        self._turn_began: float | None = None
         self._guard = journal.guard
         self._unrecorded_logged_at = -1.0
 
@@ -156,8 +162,12 @@ class App:
             self.engine.check_prefix(route, arrived)
             if scope.method != "POST":
                 raise MethodNotAllowed("the operations of this protocol are called by POST")
-            if self._in_flight > MAX_IN_FLIGHT:
-                raise ThrottlingException("this node has more requests at work than it can answer in time")
+            if self._is_crowded(arrived):
+                # Not even the body is waited for: it would have to wait its turn as the work would.
+                crowded = ThrottlingException("this node has more requests than it can answer in time")
+                self.journal.count(crowded.name, _source(scope))
+                self._respond(exchange, crowded.status, _JSON, error_body(crowded))
+                return
         except XksError as error:
             self.journal.count(error.name, _source(scope))
             await self._refuse(scope, exchange, error)
@@ -181,6 +191,27 @@ class App:
             except JournalUnavailable as error:
                 status, answer = self._unrecorded(error, None)
         self._respond(exchange, status, _HEADERS.get(status, _JSON), answer)
+
+    def _is_crowded(self, now: float) -> bool:
+        """Say whether a request that came ``now`` would wait too long for its turn.
+
+        How long a turn takes is seen by a callback put at the end of the loop's queue, one at a time: that is
+        our own queue alone, which no client can lengthen by sending its body slowly.
+        """
+        if self._turn_began is None:
+            self._turn_began = now
+            asyncio.get_running_loop().call_soon(self._note_turn)
+            turn_s = self._turn_s
+        else:
+            turn_s = max(self._turn_s, now - self._turn_began)
+        if self._in_flight <= FEW_IN_FLIGHT:
+            return False
+        return self._in_flight > MAX_IN_FLIGHT or turn_s > self._budget_s * QUEUE_SHARE
+
+    def _note_turn(self) -> None:
+        if self._turn_began is not None:
+            self._turn_s = boot_clock() - self._turn_began
+            self._turn_began = None
 
     async def _refuse(self, scope: Scope, exchange: Exchange, error: XksError) -> None:
         """Answer with ``error``, which the body cannot change, once the body has come.

@@ -109,6 +109,7 @@ async def test_more_requests_than_can_be_answered_in_time_are_refused(
             return await super().__call__()
 
     monkeypatch.setattr(app_module, "MAX_IN_FLIGHT", 3)
+    monkeypatch.setattr(app_module, "FEW_IN_FLIGHT", 0)
     come = asyncio.Event()
     raw = world.dumped(ENCRYPT)
     signed = [
@@ -126,11 +127,32 @@ async def test_more_requests_than_can_be_answered_in_time_are_refused(
     come.set()
     await asyncio.gather(*tasks)
     assert [exchange.status for exchange in exchanges] == [200, 200, 200, 429, 429]
-    assert all(exchange.read == len(raw) for exchange in exchanges)
+    assert [exchange.read for exchange in exchanges] == [len(raw)] * 3 + [0, 0]
     assert shell.journal.counts == {("ThrottlingException", "192.0.2.1"): 2}
     assert len(shell.journal.records) == 3
     # They are gone again, whatever became of them.
     assert (await shell.call("encrypt", ENCRYPT)).status == 200
+
+
+async def test_a_loop_whose_turns_take_too_long_lets_few_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "FEW_IN_FLIGHT", 2)
+    shell = Shell(budget_s=5.0)
+    clock = 100.0
+    monkeypatch.setattr(app_module, "boot_clock", lambda: clock)
+    app = shell.app
+    app._in_flight = 3
+    assert not app._is_crowded(clock)  # nothing is known of turns yet
+    clock += 1.9
+    assert not app._is_crowded(clock)
+    clock += 0.2
+    assert app._is_crowded(clock)  # a turn that has not ended counts already
+    await asyncio.sleep(0)
+    assert app._is_crowded(clock)  # it has, and took so long; a new one is looked at
+    app._in_flight = 2
+    assert not app._is_crowded(clock)
+    app._in_flight = 3
+    await asyncio.sleep(0)
+    assert not app._is_crowded(clock)  # that one was quick
 
 
 # --- methods and probes
