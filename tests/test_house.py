@@ -145,18 +145,8 @@ def test_reports_are_counted(tmp_path):
 def test_every_target_of_the_makefile_has_its_help():
     text = (ROOT / "Makefile").read_text()
     targets = re.findall(r"^\.PHONY: (\S+)", text, re.M)
-    assert targets == [
-        "help",
-        "run",
-        "demo",
-        "test",
-        "test-long",
-        "bench-rules",
-        "check",
-        "audit",
-        "lock",
-        "clean",
-    ]
+    plain = [target for target in targets if not target.startswith("bench-")]
+    assert plain == ["help", "run", "demo", "test", "test-long", "check", "audit", "lock", "clean"]
     shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert [line.split()[0] for line in shown.splitlines()] == targets
     assert all(len(line.split()) > 3 for line in shown.splitlines())
