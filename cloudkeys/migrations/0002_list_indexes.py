@@ -33,6 +33,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='cloudkey',
+            index=models.Index(condition=models.Q(('blocked', True)), fields=['vault', 'name', 'id'], name='cloud_key_vault_blocked'),
+        ),
+        migrations.AddIndex(
+            model_name='cloudkey',
             index=models.Index(fields=['external_key_id'], name='cloud_key_external_id'),
         ),
         migrations.AddIndex(

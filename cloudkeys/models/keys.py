@@ -129,6 +129,9 @@ class CloudKey(models.Model):
             models.Index(fields=["vault", "next_rotation_at", "id"], name="cloud_key_vault_rotation"),
             models.Index(fields=["vault", "expires_at", "id"], name="cloud_key_vault_expires"),
             models.Index(fields=["vault", "state", "id"], name="cloud_key_vault_state_id"),
+            models.Index(
+                fields=["vault", "name", "id"], name="cloud_key_vault_blocked", condition=Q(blocked=True)
+            ),
             models.Index(fields=["external_key_id"], name="cloud_key_external_id"),
             models.Index(fields=["kms_key_id"], name="cloud_key_kms_id"),
             models.Index(fields=["vault", "state", "name", "id"], name="cloud_key_vault_state"),
