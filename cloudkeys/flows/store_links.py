@@ -58,19 +58,44 @@ def _credential(link: AwsStoreLink, wanted: str | None = None) -> XksCredential:
     return found
 
 
+def _find(link: AwsStoreLink, provider: Provider) -> KeyStore | None:
+    """The link's key store as AWS describes it, None when it is gone.
+
+    Raises a permanent OperationError when the credential speaks for another AWS account than the one that the store was
+    last seen in: every other account knows nothing of it, which must not be taken for its end.
+    """
+    store = provider.find_key_store(link.region, id=link.custom_key_store_id)
+    owner = link.cloud_state.get("account_id", "")
+    if store is None and owner and (acting := provider.identity().account_id) != owner:
+        raise OperationError(
+            "other_account",
+            f"{link.custom_key_store_id} is in AWS account {owner}, and the CSP account's credential is of {acting}.",
+            f"Give the CSP account a credential of {owner}, then retry.",
+            permanent=True,
+        )
+    return store
+
+
 def _save(
-    tx: Change, link: AwsStoreLink, store: KeyStore | None, *, action: Action, detail: str = ""
+    tx: Change,
+    link: AwsStoreLink,
+    store: KeyStore | None,
+    *,
+    action: Action,
+    detail: str = "",
+    account_id: str = "",
 ) -> None:
     """Write what AWS said on a locked row; audited when anything but the time changed. No revision, as for pointers."""
     before = snapshot(link, *_AUDITED)
+    seen_in = {"account_id": account_id or link.cloud_state.get("account_id", "")}
     if store is None:
         link.state = State.GONE
-        link.cloud_state = {"id": link.custom_key_store_id, "state": "NotFound"}
+        link.cloud_state = {"id": link.custom_key_store_id, "state": "NotFound", **seen_in}
     else:
         link.custom_key_store_id = store.id
         link.state = State(store.state)
         link.connection_error_code = store.error_code if store.state == "FAILED" else ""
-        link.cloud_state = store.as_dict()
+        link.cloud_state = {**store.as_dict(), **seen_in}
     link.cloud_state_at = timezone.now()
     _write(tx, link, before, action, detail)
 
@@ -133,10 +158,11 @@ def create_store(ctx: StepContext) -> None:
                 raise
     if store is None:
         raise OperationError("not_seen_yet", "AWS does not show the new key store yet.", permanent=False)
+    acting = provider.identity().account_id
     with ctx.commit() as tx:
         row = ctx.target(lock=True)
         row.linked = True
-        _save(tx, row, store, action=Action.STORE_LINK_CREATE, detail="made in AWS")
+        _save(tx, row, store, action=Action.STORE_LINK_CREATE, detail="made in AWS", account_id=acting)
         ctx.memo["custom_key_store_id"] = store.id
     ctx.detail = store.id
 
@@ -272,7 +298,7 @@ def _begin_disconnect(provider: Provider, region: str, store_id: str) -> None:
 def disconnect(ctx: StepContext) -> None:
     """DisconnectCustomKeyStore: its KMS keys become Unavailable."""
     link, provider = _open(ctx)
-    store = provider.find_key_store(link.region, id=link.custom_key_store_id)
+    store = _find(link, provider)
     if store is not None and store.state not in ("DISCONNECTED", "DISCONNECTING"):
         _begin_disconnect(provider, link.region, store.id)
 
@@ -280,7 +306,7 @@ def disconnect(ctx: StepContext) -> None:
 def wait_disconnected(ctx: StepContext) -> Later | None:
     """Until AWS says DISCONNECTED."""
     link, provider = _open(ctx)
-    store = provider.find_key_store(link.region, id=link.custom_key_store_id)
+    store = _find(link, provider)
     with ctx.commit() as tx:
         _save(tx, ctx.target(lock=True), store, action=Action.STORE_LINK_DISCONNECT)
     ctx.detail = store.state if store is not None else "AWS knows this key store no more"
@@ -361,10 +387,11 @@ def adopt(ctx: StepContext) -> None:
     known = link.store.credentials.filter(
         access_key_id=store.proxy_access_key_id, state=XksCredential.State.ACTIVE
     ).exists()
+    acting = provider.identity().account_id
     with ctx.commit() as tx:
         row = ctx.target(lock=True)
         row.linked = True
-        _save(tx, row, store, action=Action.STORE_LINK_LINK, detail="adopted")
+        _save(tx, row, store, action=Action.STORE_LINK_LINK, detail="adopted", account_id=acting)
     ctx.operation.result = {"custom_key_store_id": store.id, "state": store.state}
     if not known:
         ctx.detail = f"AWS signs with {store.proxy_access_key_id or 'an unknown credential'}, which is none of the live ones"
@@ -433,7 +460,7 @@ def delete_store(ctx: StepContext) -> None:
 def look(ctx: StepContext) -> None:
     """What AWS says of the key store."""
     link, provider = _open(ctx)
-    store = provider.find_key_store(link.region, id=link.custom_key_store_id)
+    store = _find(link, provider)
     with ctx.commit() as tx:
         _save(tx, ctx.target(lock=True), store, action=Action.STORE_LINK_REFRESH)
     ctx.operation.result = store.as_dict() if store is not None else {"state": "NotFound"}

@@ -11,7 +11,7 @@ from cloudkeys.flows import data_plane
 from cloudkeys.models import CloudKey, Operation
 from cloudkeys.operations import runner
 from cloudkeys.providers import aws_connection
-from cloudkeys.services import lifecycle
+from cloudkeys.services import lifecycle, stores
 from cloudkeys.services.accounts import update_csp_account
 from cloudkeys.simulators.aws.context import ACCOUNTS
 from cloudkeys.upkeep import refresh_due_pointers
@@ -71,3 +71,17 @@ def test_a_pointer_is_not_called_gone_by_another_account(world: World, key: Clou
     refresh_due_pointers(Actor.system("worker"))
     key.refresh_from_db()
     assert key.pointer_state == "LINKED"
+
+
+@pytest.mark.parametrize("act", ["refresh", "delete"])
+def test_a_key_store_is_not_called_gone_by_another_account(world: World, act: str) -> None:
+    connected(world)
+    assert world.link is not None
+    point_elsewhere(world)
+    begin = stores.refresh_store if act == "refresh" else stores.delete_store_link
+    operation = begin(world.actor, world.link.pk)
+    assert operation is not None
+    assert run_to_end(operation).error["code"] == "other_account"
+    world.link.refresh_from_db()
+    assert (world.link.state, world.link.linked) == ("CONNECTED", True)
+    assert [store["ConnectionState"] for store in world.aws.key_stores()] == ["CONNECTED"]
