@@ -15,7 +15,7 @@ from cloudkeys import naming
 from cloudkeys.models import AwsStoreLink, CloudKey, KeySet, Operation, XksKeyStore
 from cloudkeys.operations import start_operation
 from cloudkeys.schedules import parse_expiration, parse_schedule
-from cloudkeys.services.due_dates import set_due_dates
+from cloudkeys.services.due_dates import lock_schedules, set_due_dates
 from cloudkeys.services.rows import is_constraint, require_live_vault, save_revision
 from cloudkeys.services.stores import add_version
 from vault.actions import Action
@@ -147,6 +147,7 @@ def update_cloud_key(
 ) -> CloudKeyMade:
     """Change named fields; what AWS knows too (alias, description, policy, tags) follows by Operation when linked."""
     with change(actor) as tx:
+        lock_schedules(actor.fetch(CloudKey, key_id, Permission.CLOUD_KEYS_UPDATE).key_set_id)
         key: CloudKey = actor.fetch(CloudKey, key_id, Permission.CLOUD_KEYS_UPDATE, lock=True)
         require_user_key(key)
         check_revision(key, expected_revision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, time, timedelta
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.db.models import F, QuerySet
@@ -24,8 +25,16 @@ def effective_expiration(key: CloudKey) -> Expiration | None:
     return parse_expiration(key.expiration if key.expiration is not None else key.key_set.expiration)
 
 
+def lock_schedules(key_set_id: UUID) -> None:
+    """Keep a key set's schedule as it is until the transaction ends. Call before the key's own row is locked.
+
+    `spread_schedule` takes the same lock first: a new schedule and a key whose date is being set take turns.
+    """
+    KeySet.objects.select_for_update().get(pk=key_set_id)
+
+
 def set_due_dates(key: CloudKey) -> None:
-    """Set next_rotation_at and expires_at on an unsaved or locked row from what rules it now."""
+    """Set next_rotation_at and expires_at on an unsaved or locked row from what rules it now (see lock_schedules)."""
     schedule = effective_schedule(key)
     rotates = schedule is not None and key.retired_at is None and key.kind == CloudKey.Kind.USER
     key.next_rotation_at = schedule.next_after(key.rotated_at) if schedule is not None and rotates else None
