@@ -144,9 +144,10 @@ class Aws:
         self.new_secret = known.new("rotated AWS secret", 40)
 
     def __call__(self, client: Any, operation: str, request: dict[str, Any]) -> dict[str, Any]:
-        raw = json.dumps(request, default=str)
+        given = request.get("XksProxyAuthenticationCredential", {}).get("RawSecretAccessKey", "")
+        raw = f"{given} {json.dumps(request, default=str)}"
         if self.fail_with == "validation":
-            raise ParamValidationError(report=f"Invalid value {raw} {self.new_secret}")
+            raise ParamValidationError(report=f"Invalid value {raw}")
         if self.fail_with:
             said = {"Error": {"Code": self.fail_with, "Message": f"Value {raw} is wrong"}}
             raise ClientError(said, operation)  # type: ignore[arg-type]
