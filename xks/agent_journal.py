@@ -26,6 +26,7 @@ from xks.agent_database import close_own_connection, use_own_connection
 from xks.agent_registry import ProcessName, boot_id
 from xks.audit_seals import add_seal, seal_events
 from xks.journal_recovery import Anchor, Examined, examine_file, segments_of
+from xks.journal_shipping import Shipper
 from xks.journal_writer import segment_path
 from xks.models import JournalChain
 
@@ -74,6 +75,7 @@ class Journals:
         self.node_name = node_name
         self._folder = folder
         self._cursors: dict[UUID, _Cursor] = {}
+        self._shipper = Shipper(folder)
 
     def tend(self, gone: set[str]) -> None:
         """Anchor and seal; ``gone`` names processes that have said goodbye or ended.
@@ -83,9 +85,17 @@ class Journals:
         for row in JournalChain.objects.filter(node_name=self.node_name, ended_at=None):
             ended = row.process in gone or has_ended(ProcessName.parse(row.process))
             self._anchor(row)
+            self._ship(row)
             self._seal_segments(row, ended=ended)
             if ended and row.ended_at is not None:
                 self._cursors.pop(row.id, None)
+
+    def _ship(self, row: JournalChain) -> None:
+        try:
+            self._shipper.ship(row)
+        except form.SegmentDamaged as damage:
+            # Sealing looks closer, says so and signs it; the other journals are not to wait for that.
+            log.error("a journal could not be counted to its end", chain=row.id.hex, cause=str(damage))
 
     def _anchor(self, row: JournalChain) -> None:
         numbers = segments_of(self._folder, row.id.hex)

@@ -185,7 +185,10 @@ def _check_open(name: str, chain: _Chain, folder: Path, present: set[int], repor
     if row is None:
         report.findings.append(f"{where}: has no row in the database any more")
         return
-    if row.anchor_segment is None or row.anchor_sequence is None or not folder.is_dir():
+    if not folder.is_dir():
+        report.notes.append(f"{where}: has not ended, on another host; anchored {row.anchored_at}")
+        return
+    if row.anchor_segment is None or row.anchor_sequence is None:
         return
     if row.anchor_segment < len(chain.segments):
         return  # sealed since

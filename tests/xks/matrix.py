@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.api_row import Row, in_payments
 from tests.cast import Cast
-from tests.cloudkeys.matrix import owned_key_set
+from tests.cloudkeys.matrix import owned_key, owned_key_set
 from tests.cloudkeys.world import store_of
 from xks.models import AccessRuleSet
 from xks.services.access_rules import create_rule_set
@@ -29,6 +29,10 @@ def _store(cast: Cast) -> dict[str, Any]:
     return {"store_id": store_of(owned_key_set(cast)).pk}
 
 
+def _key(cast: Cast) -> dict[str, Any]:
+    return {"key_id": owned_key(cast).pk}
+
+
 V = "api/v1/"
 RULE_SET = V + "access-rules/<uuid:rule_set_id>"
 LIMITS = V + "xks-key-stores/<uuid:store_id>/limits"
@@ -49,6 +53,7 @@ XKS_ROWS = [
         "POST", RULE_SET + "/dry-run", 200, 200, 200, 404, 404, at=_rules,
         body=lambda cast: {"version": 1, "requests": [{"principal_arn": "AWS Internal"}]},
     ),
+    Row("GET", V + "cloud-keys/<uuid:key_id>/usage", 200, 200, 200, 404, 404, at=_key),
     Row("GET", LIMITS, 200, 200, 200, 404, 404, at=_store),
     Row(
         "PATCH", LIMITS, 200, 200, 403, 404, 404, at=_store, if_match=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from xks.api import access_rules, limits
+from xks.api import access_rules, limits, usage
 
 _V1 = "api/v1/"
 _RULES = f"{_V1}access-rules/<uuid:rule_set_id>"
@@ -17,5 +17,6 @@ urlpatterns = [
     path(f"{_RULES}/enforce", access_rules.AccessRulesEnforce.as_view()),
     path(f"{_RULES}/shadow", access_rules.AccessRulesShadow.as_view()),
     path(f"{_RULES}/dry-run", access_rules.AccessRulesDryRun.as_view()),
+    path(f"{_V1}cloud-keys/<uuid:key_id>/usage", usage.CloudKeyUsage.as_view()),
     path(f"{_V1}xks-key-stores/<uuid:store_id>/limits", limits.StoreLimitsDetail.as_view()),
 ]

@@ -3,6 +3,7 @@
 from xks.models.journal import AuditKey, AuditSeal, JournalChain
 from xks.models.limits import StoreLimits
 from xks.models.rules import AccessRuleSet, AccessRuleVersion, ShadowTally
+from xks.models.usage import JournalShipment, UsageHour
 
 __all__ = [
     "AccessRuleSet",
@@ -10,6 +11,8 @@ __all__ = [
     "AuditKey",
     "AuditSeal",
     "JournalChain",
+    "JournalShipment",
     "ShadowTally",
     "StoreLimits",
+    "UsageHour",
 ]
