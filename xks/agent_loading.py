@@ -23,7 +23,14 @@ from cloudkeys.models import CloudKey, KeySet, KeyVersion, XksCredential, XksKey
 from hsm.base import DataInvalid, KeyWrapper
 from hsm.software import KEY_BYTES
 from vault.generations import current_generation
-from vault.keys import SecretUnreadable, VaultKeyDestroyed, associated_data, vault_wrapper
+from vault.keys import (
+    RootKeyForeign,
+    SecretUnreadable,
+    VaultKeyDestroyed,
+    associated_data,
+    root_wrapper,
+    vault_wrapper,
+)
 from vault.models import GenerationChange, Vault
 from xks.agent_rules import NO_RULES, limits_by_store, rules_by_owner
 from xks.models import AccessRuleSet, StoreLimits
@@ -402,6 +409,10 @@ class _Loading:
             try:
                 wrapper = vault_wrapper(self._vault(vault_id))
             except (SecretUnreadable, VaultKeyDestroyed) as error:
+                self._leave_out("vault", vault_id, vault_id, str(error))
+            except RootKeyForeign as error:
+                # Raises when the installation's own root key is what is missing; else one altered row names another.
+                root_wrapper()
                 self._leave_out("vault", vault_id, vault_id, str(error))
             self._wrappers[vault_id] = wrapper
         return self._wrappers[vault_id]

@@ -10,6 +10,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from cloudkeys.models import CloudKey, KeySet, KeyVersion, XksCredential, XksKeyStore
+from hsm.software import SoftwareKeyWrapper, new_key
 from tests.xks.agent_world import (
     KEY,
     STORE,
@@ -222,6 +223,19 @@ def test_a_vault_whose_key_does_not_open_does_not_stop_the_others() -> None:
     assert records["/bad"].credentials == []
     assert len(records["/good"].credentials) == 1
     assert [record.store_id for record in loaded.keys] == [records["/good"].id]
+    assert ("vault", str(bad.pk)) in {(item.kind, item.id) for item in loaded.left_out}
+
+
+def test_a_vault_that_names_an_unknown_root_key_does_not_stop_the_others() -> None:
+    bad, good = make_vault("bad"), make_vault("good")
+    make_store(bad, "/bad")
+    make_store(good, "/good")
+    foreign = SoftwareKeyWrapper(new_key()).encrypt(new_key(), keys.vault_kek_place(bad.pk))
+    Vault.objects.filter(pk=bad.pk).update(kek_blob=foreign)
+
+    loaded = everything()
+
+    assert len({record.path_prefix: record for record in loaded.stores}["/good"].credentials) == 1
     assert ("vault", str(bad.pk)) in {(item.kind, item.id) for item in loaded.left_out}
 
 
