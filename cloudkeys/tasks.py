@@ -73,6 +73,12 @@ def refresh_due_pointers() -> int:
     return upkeep.refresh_due_pointers(_beat())
 
 
+@shared_task(name="cloudkeys.forget_old_refreshes")
+def forget_old_refreshes() -> int:
+    """Delete old looks at AWS."""
+    return upkeep.forget_old_refreshes()
+
+
 @shared_task(name="cloudkeys.look_at_due_accounts")
 def look_at_due_accounts() -> int:
     """Test accounts."""

@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 LINKS_EVERY = timedelta(minutes=5)
 POINTERS_EVERY = timedelta(hours=6)
 HEALTH_EVERY = timedelta(minutes=15)
+REFRESHES_KEPT = timedelta(days=1)
 # A rotation that failed waits for a person; only after so long is it begun again by itself.
 FAILED_ROTATION_PAUSE = timedelta(hours=24)
 _LIVE = {"vault__state": Vault.State.ENABLED}
@@ -83,6 +84,17 @@ def refresh_due_links(actor: Actor, limit: int = 50) -> int:
                 start_operation(actor, "store_link.refresh", link)
                 count += 1
     return count
+
+
+def forget_old_refreshes(limit: int = 1000) -> int:
+    """Delete what the clock's own looks at AWS have left after a day: they would drown the work of people."""
+    old = Operation.objects.filter(
+        kind__endswith=".refresh",
+        state=Operation.State.SUCCEEDED,
+        requested_by=None,
+        finished_at__lt=timezone.now() - REFRESHES_KEPT,
+    )
+    return Operation.objects.filter(pk__in=list(old.values_list("pk", flat=True)[:limit])).delete()[0]
 
 
 def refresh_due_pointers(actor: Actor, limit: int = 100) -> int:

@@ -114,7 +114,7 @@ _redis: str | None = env.get_or_default("KEYSTEAD_REDIS_URL")
 if _redis is not None:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis}}
     CELERY_BROKER_URL = _redis
-    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {"visibility_timeout": 3600}
+    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {"visibility_timeout": 3600, "socket_connect_timeout": 2}
 else:
     # Its default of 300 entries would let a stranger flush the counters of failed sign-ins by making others.
     CACHES = {
@@ -158,6 +158,7 @@ _EVERY = {
     "cloudkeys.refresh_due_links": 60.0,
     "cloudkeys.refresh_due_pointers": 60.0,
     "cloudkeys.look_at_due_accounts": 60.0,
+    "cloudkeys.forget_old_refreshes": 3600.0,
 }
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, object]] = {
     name: {"task": name, "schedule": seconds, "options": {"expires": seconds, "ignore_result": True}}

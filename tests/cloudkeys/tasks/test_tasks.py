@@ -77,6 +77,7 @@ def test_a_worker_that_ends_stops_between_steps() -> None:
         tasks.refresh_due_links,
         tasks.refresh_due_pointers,
         tasks.look_at_due_accounts,
+        tasks.forget_old_refreshes,
     ],
     ids=lambda task: str(task.name),
 )

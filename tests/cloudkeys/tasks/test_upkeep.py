@@ -11,6 +11,7 @@ from django.utils import timezone
 from cloudkeys import upkeep
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, Operation
 from cloudkeys.operations import runner
+from cloudkeys.services import stores
 from tests.cloudkeys.cloud import (
     Aws,
     World,
@@ -23,6 +24,7 @@ from tests.cloudkeys.cloud import (
     tls_files,
     xks_workers,
 )
+from tests.cloudkeys.crashing import run_to_end
 from vault.actions import Action
 from vault.actors import Actor
 from vault.models import AuditEvent, Vault
@@ -147,3 +149,20 @@ def test_a_vault_that_is_off_is_left_alone(world: World, payments: Vault, state:
         upkeep.look_at_due_accounts,
     ):
         assert work(SYSTEM) == 0
+
+
+def test_the_clocks_own_looks_leave_no_trace_but_what_they_found(world: World) -> None:
+    AwsStoreLink.objects.update(cloud_state_at=LONG_AGO)
+    events = AuditEvent.objects.count()
+    assert upkeep.refresh_due_links(SYSTEM) == 1
+    look = Operation.objects.get(kind="store_link.refresh")
+    run_to_end(look)
+    assert AuditEvent.objects.count() == events
+    asked = stores.refresh_store(world.actor, look.target_id)
+    run_to_end(asked)
+    assert AuditEvent.objects.filter(action=Action.OPERATION_FINISH, target_id=str(asked.pk)).count() == 1
+    assert upkeep.forget_old_refreshes() == 0
+    Operation.objects.update(finished_at=LONG_AGO)
+    assert upkeep.forget_old_refreshes() == 1
+    assert not Operation.objects.filter(pk=look.pk).exists()
+    assert Operation.objects.filter(pk=asked.pk).exists()
