@@ -203,6 +203,11 @@ _ROWS = (
         "Give a whole number from 10 to 240.",
     ),
     Setting(
+        "KEYSTEAD_XKS_JOURNAL_DAYS", "XKS endpoint", values.count(1, 36500), "90",
+        "Days for which closed journals of the uses of keys stay on a node, compressed. Hourly sums stay for good.",
+        "Give a whole number from 1 to 36500.",
+    ),
+    Setting(
         "KEYSTEAD_XKS_JOURNAL_SYNC", "XKS endpoint", values.choice("write", "group"), None,
         "When a use of a key counts as recorded, so that its answer may leave. write: written to the system, which "
         "outlives a crash of Keystead. group: on the disk (fdatasync, many records at a time), which outlives a power cut.",

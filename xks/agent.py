@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import psycopg
@@ -381,13 +382,16 @@ class Agent:
         max_staleness_s: float,
         software_version: str,
         journal_folder: Path | None = None,
+        journal_days: int = 90,
     ) -> None:
         """``journal_folder``: where this node's workers write their journals; None when they do not."""
         self._socket_path = socket_path
         self._max_staleness_s = max_staleness_s
         self._poll_s = min(POLL_S, max_staleness_s / 5)
         self._beat_s = min(BEAT_S, max_staleness_s / 5)
-        self._journals = None if journal_folder is None else Journals(node_name, journal_folder)
+        self._journals: Journals | None = None
+        if journal_folder is not None:
+            self._journals = Journals(node_name, journal_folder, keep=timedelta(days=journal_days))
         self._registry = Registry(node_name, software_version, max_staleness_s=max_staleness_s)
 
     async def run(self, stop: asyncio.Event, *, started: Callable[[], None] = lambda: None) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -25,6 +26,7 @@ from xks import journal_format as form
 from xks.agent_database import close_own_connection, use_own_connection
 from xks.agent_registry import ProcessName, boot_id
 from xks.audit_seals import add_seal, seal_events
+from xks.journal_keeping import compress_one, drop_old
 from xks.journal_recovery import Anchor, Examined, examine_file, segments_of
 from xks.journal_shipping import Shipper
 from xks.journal_writer import segment_path
@@ -34,6 +36,7 @@ log = structlog.get_logger("keystead.agent")
 
 REPEAT_ALARM_S = 10.0
 RETRY_S = 0.5
+TIDY_S = 60.0
 _ENDS = {"clean": "CLEAN", "next": "KILLED", "killed": "KILLED", "damaged": "DAMAGED", "missing": "LOST"}
 
 Give = Callable[[ProcessName, str, bytes], None]
@@ -71,8 +74,11 @@ class _Cursor:
 class Journals:
     """The journals of one node. Every method raises django.db.Error when the database does not answer."""
 
-    def __init__(self, node_name: str, folder: Path) -> None:
+    def __init__(self, node_name: str, folder: Path, *, keep: timedelta = timedelta(days=90)) -> None:
+        """``keep``: for how long sealed segments stay."""
         self.node_name = node_name
+        self._keep = keep
+        self._kept_at = 0.0
         self._folder = folder
         self._cursors: dict[UUID, _Cursor] = {}
         self._shipper = Shipper(folder)
@@ -85,17 +91,28 @@ class Journals:
         for row in JournalChain.objects.filter(node_name=self.node_name, ended_at=None):
             ended = row.process in gone or has_ended(ProcessName.parse(row.process))
             self._anchor(row)
-            self._ship(row)
+            if self._ship(row, ended=ended):
+                continue  # it is sealed and closed once all of it has been counted
             self._seal_segments(row, ended=ended)
             if ended and row.ended_at is not None:
                 self._cursors.pop(row.id, None)
 
-    def _ship(self, row: JournalChain) -> None:
+    def tidy(self) -> None:
+        """Compress what is sealed and counted, a segment at a time, and about every minute drop what is old."""
+        if time.monotonic() < self._kept_at + TIDY_S:
+            return
+        if not compress_one(self.node_name, self._folder):
+            self._kept_at = time.monotonic()
+            drop_old(self.node_name, self._folder, now=timezone.now(), keep=self._keep)
+
+    def _ship(self, row: JournalChain, *, ended: bool) -> bool:
+        """Count what is new; whether more is left for the next time."""
         try:
-            self._shipper.ship(row)
+            return self._shipper.ship(row, ended=ended)[1]
         except form.SegmentDamaged as damage:
             # Sealing looks closer, says so and signs it; the other journals are not to wait for that.
             log.error("a journal could not be counted to its end", chain=row.id.hex, cause=str(damage))
+            return False
 
     def _anchor(self, row: JournalChain) -> None:
         numbers = segments_of(self._folder, row.id.hex)
@@ -258,6 +275,7 @@ class Keeper(threading.Thread):
                 gone = set(self._gone)
             self._journals.tend(gone)
             seal_events()
+            self._journals.tidy()
             self._alarmed_at = None
         except (Error, psycopg.Error) as error:
             close_own_connection()

@@ -19,7 +19,7 @@ from vault.event_chain import EventsBroken, check_events
 from xks import journal_format as form
 from xks.audit_seals import stored_seals
 from xks.journal_recovery import segments_of
-from xks.journal_writer import journal_folder, segment_path
+from xks.journal_writer import journal_folder, read_segment, segment_path
 from xks.models import AuditKey, JournalChain
 from xks.seals import FIRST_PREVIOUS, Seal, SealBroken, open_seal
 
@@ -51,6 +51,7 @@ class _Chain:
     node: str
     segments: list[dict[str, Any]] = field(default_factory=list)
     ended_after: int | None = None
+    dropped: set[int] = field(default_factory=set)
 
 
 def verify(
@@ -109,6 +110,8 @@ def _read_seals(
                 chains[statement["chain"]].segments.append(statement)
             case "end":
                 chains[statement["chain"]].ended_after = statement["segments"]
+            case "dropped":
+                chains[statement["chain"]].dropped.add(statement["segment"])
             case "events":
                 signed_events[statement["position"]] = statement["digest"]
             case kind:
@@ -143,7 +146,9 @@ def _check_chain(name: str, chain: _Chain, journal: Path, report: Report, *, all
             report.findings.append(f"{where}: does not follow the segment before")
         before = statement["mac"]
         if number in present:
-            _check_segment(segment_path(folder, name, number), statement, where, report)
+            _check_segment(read_segment(folder, name, number), statement, where, report)
+        elif number in chain.dropped:
+            report.notes.append(f"{where}: dropped after the time for which journals are kept")
         elif here:
             report.findings.append(f"{where}: the file is missing")
         else:
@@ -159,8 +164,7 @@ def _check_chain(name: str, chain: _Chain, journal: Path, report: Report, *, all
             report.findings.append(f"journal {chain.node}/{name} segment {number}: put in from outside")
 
 
-def _check_segment(path: Path, statement: dict[str, Any], where: str, report: Report) -> None:
-    data = path.read_bytes()
+def _check_segment(data: bytes, statement: dict[str, Any], where: str, report: Report) -> None:
     sealed = data[: statement["bytes"]]
     report.segments += 1
     report.records += statement["records"]

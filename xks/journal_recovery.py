@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from xks import journal_format as form
-from xks.journal_writer import SUFFIX, segment_path
+from xks.journal_writer import COMPRESSED, SUFFIX, segment_path
 
 MAX_TORN_BYTES: Final = 8192
 """More than this behind the last whole entry cannot come from one write that was cut short."""
@@ -60,7 +60,8 @@ def segments_of(folder: Path, chain: str) -> list[int]:
         names = [path.name for path in (folder / chain).iterdir()]
     except FileNotFoundError:
         return []
-    return sorted(int(name.removesuffix(SUFFIX)) for name in names if name.endswith(SUFFIX))
+    plain = {name.removesuffix(COMPRESSED) for name in names}  # for a moment both may be there
+    return sorted(int(name.removesuffix(SUFFIX)) for name in plain if name.endswith(SUFFIX))
 
 
 def examine(

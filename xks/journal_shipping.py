@@ -56,8 +56,10 @@ class Shipper:
         self._batch = batch
         self._places: dict[UUID, _Place] = {}
 
-    def ship(self, chain: JournalChain, *, batches: int = 50) -> int:
-        """Count what is there and not counted yet, so many batches at most; return the number of records.
+    def ship(self, chain: JournalChain, *, ended: bool = False, batches: int = 50) -> tuple[int, bool]:
+        """Count what is there and not counted yet, so many batches at most.
+
+        ``ended``: nobody writes the chain any more.  Returns the number of records, and whether more is left.
 
         Raises SegmentDamaged where a segment cannot be read; what comes before has been counted.
         """
@@ -68,7 +70,7 @@ class Shipper:
         for number in numbers:
             if number in done:
                 continue
-            followed = number != numbers[-1] or chain.ended_at is not None
+            followed = number != numbers[-1] or ended
             while batches > 0:
                 batches -= 1
                 count, more = self._ship_some(chain, number, followed=followed)
@@ -76,8 +78,8 @@ class Shipper:
                 if not more:
                     break
             else:
-                return shipped
-        return shipped
+                return shipped, True
+        return shipped, False
 
     def _ship_some(self, chain: JournalChain, number: int, *, followed: bool) -> tuple[int, bool]:
         place = self._places.pop(chain.id, None)

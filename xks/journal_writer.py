@@ -9,8 +9,10 @@ that were written before it began.
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +36,7 @@ SEGMENT_S: Final = 3600.0
 MAX_SOURCES: Final = 16
 """Callers counted apart in one second; those beyond are counted together as "others"."""
 SUFFIX: Final = ".ksj"
+COMPRESSED: Final = ".gz"
 # As long as the longest record, so that it is not found to fit where a record does not.
 _AGAIN: Final = "can be written again".ljust(380)
 
@@ -46,6 +49,27 @@ def journal_folder(data: Path, node: str) -> Path:
 def segment_path(folder: Path, chain: str, segment: int) -> Path:
     """Return where a segment of a chain lies below a node's folder."""
     return folder / chain / f"{segment:08d}{SUFFIX}"
+
+
+def compressed_path(folder: Path, chain: str, segment: int) -> Path:
+    """Return where a segment lies once it is sealed and compressed."""
+    return folder / chain / f"{segment:08d}{SUFFIX}{COMPRESSED}"
+
+
+def read_segment(folder: Path, chain: str, segment: int) -> bytes:
+    """Return a segment, compressed or not.
+
+    Raises:
+        OSError: it is not there, or cannot be read; EOFError or zlib.error never leave.
+    """
+    try:
+        return segment_path(folder, chain, segment).read_bytes()
+    except FileNotFoundError:
+        packed = compressed_path(folder, chain, segment).read_bytes()
+    try:
+        return gzip.decompress(packed)
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        return b""  # nothing of it is what was written
 
 
 class FileJournal:

@@ -66,6 +66,7 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
     ),
     "KEYSTEAD_XKS_MAX_STALENESS": ("2.5", 2.5, ["0", "nan", "inf", "x", "86401"]),
     "KEYSTEAD_XKS_BUDGET_MS": ("80", 80, ["9", "241", "soon"]),
+    "KEYSTEAD_XKS_JOURNAL_DAYS": ("400", 400, ["0", "36501", "ever"]),
     "KEYSTEAD_XKS_JOURNAL_SYNC": ("group", "group", ["fsync", "off"]),
     "KEYSTEAD_XKS_SOCKET": ("/run/k/x.sock", Path("/run/k/x.sock"), []),
     "KEYSTEAD_SIMULATOR": ("yes", True, ["perhaps"]),

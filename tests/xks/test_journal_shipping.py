@@ -54,7 +54,7 @@ def test_each_record_once_however_often_it_is_called(tmp_path: Path) -> None:
             shipper.ship(row, batches=1)
         if number % 25 == 0:
             shipper = Shipper(tmp_path, batch=7)  # the agent was started anew
-    while shipper.ship(row):
+    while shipper.ship(row, batches=2)[1]:
         pass
     assert counted() == 60
     assert JournalShipment.objects.filter(chain=row, complete=True).count() == journal._segment
@@ -87,6 +87,25 @@ def test_a_shipper_that_dies_in_the_midst_doubles_and_loses_nothing(
     shipper.ship(row)
     assert counted() == 30
     journal._close_file()
+
+
+def test_a_chain_ends_only_once_all_of_it_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row, journal = begin(tmp_path, somebody_gone())
+    for _ in range(30):
+        journal.append(journals.record())
+    journal._close_file()
+    keeper = Journals("node-1", tmp_path)
+    monkeypatch.setattr(keeper._shipper, "_batch", 10)
+    ship = keeper._shipper.ship
+    monkeypatch.setattr(keeper._shipper, "ship", lambda chain, ended: ship(chain, ended=ended, batches=1))
+    keeper.tend(set())
+    row.refresh_from_db()
+    assert (row.ended_at, counted()) == (None, 10)
+    for _ in range(3):
+        keeper.tend(set())
+    row.refresh_from_db()
+    assert (row.end, counted()) == ("KILLED", 30)
+    assert JournalShipment.objects.get(chain=row).complete
 
 
 def test_the_keeper_ships_a_killed_worker_s_last_records(tmp_path: Path) -> None:

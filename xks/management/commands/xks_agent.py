@@ -42,6 +42,7 @@ async def serve() -> None:
         node_name=env.get("KEYSTEAD_NODE_NAME"),
         max_staleness_s=env.get("KEYSTEAD_XKS_MAX_STALENESS"),
         software_version=__version__,
+        journal_days=env.get("KEYSTEAD_XKS_JOURNAL_DAYS"),
         journal_folder=journal_folder(env.data_dir(), env.get("KEYSTEAD_NODE_NAME")),
     )
     await agent.run(stop)
