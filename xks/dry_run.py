@@ -19,7 +19,7 @@ DENIED = "AccessDeniedException"
 
 
 class RecordedRequest(msgspec.Struct, frozen=True):
-    """One request as the journal keeps it, as far as rules look at it.
+    """One request as the journal keeps it, or ``count`` alike, as far as rules look at them.
 
     ``at`` is seconds since the epoch; ``operation`` is metadata, encrypt, decrypt or health; ``key_id`` is
     the CloudKey's id, "" where the request did not get that far; absent texts are "".
@@ -34,6 +34,7 @@ class RecordedRequest(msgspec.Struct, frozen=True):
     source_vpc: str = ""
     source_vpce: str = ""
     outcome: str = "OK"
+    count: int = 1
 
 
 @dataclass
@@ -90,18 +91,18 @@ def dry_run(
             request.at,
             is_metadata=request.operation == "metadata",
         )
-        found.judged += 1
+        found.judged += request.count
         found.first_at = request.at if found.first_at is None else min(found.first_at, request.at)
         found.last_at = request.at if found.last_at is None else max(found.last_at, request.at)
         if request.outcome == DENIED:
-            found.refused_before += 1
-            found.let_through += verdict == ALLOWED
+            found.refused_before += request.count
+            found.let_through += request.count if verdict == ALLOWED else 0
         elif verdict != ALLOWED:
-            found.denied += 1
-            by_rule[rules.name_of(verdict)] += 1
+            found.denied += request.count
+            by_rule[rules.name_of(verdict)] += request.count
             known = request.principal_arn in principals or len(principals) < MAX_PRINCIPALS
-            principals[request.principal_arn if known else ""] += 1
-            services[request.kms_via_service] += 1
+            principals[request.principal_arn if known else ""] += request.count
+            services[request.kms_via_service] += request.count
     found.by_rule = dict(by_rule.most_common())
     found.principals = dict(principals.most_common())
     found.services = dict(services.most_common())

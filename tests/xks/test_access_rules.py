@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -21,9 +20,9 @@ from vault.services.vaults import disable_vault
 from xks import wire
 from xks.agent_loading import Applied, Loaded, load_changes, load_everything
 from xks.agent_rules import MAX_PRINCIPALS, ShadowSums
-from xks.dry_run import RecordedRequest
 from xks.keyring import Change, Serving
 from xks.models import AccessRuleSet, AccessRuleVersion, ShadowTally
+from xks.models.usage import UsageHour
 from xks.policy_rules import UNREADABLE
 from xks.services import access_rules, dry_runs
 from xks.services.access_rules import (
@@ -295,40 +294,58 @@ def test_enforcing_what_is_in_the_shadow_ends_the_shadow(cast: Cast, rules: Acce
 # --- dry runs
 
 
-def recorded(rule_set: AccessRuleSet, since: datetime, until: datetime) -> Iterator[RecordedRequest]:
-    for number in range(5):
-        yield RecordedRequest(since.timestamp() + number, "decrypt", str(rule_set.store_id), ADA, "Decrypt")
+def used(rules: AccessRuleSet, hour: int, **more: Any) -> UsageHour:
+    at = datetime(2026, 11, 20, hour, tzinfo=UTC)
+    return UsageHour.objects.create(
+        **{
+            "hour": at, "last_at": at, "store_id": str(rules.store_id), "key_id": "some key", "operation": "decrypt",
+            "principal_arn": ADA, "outcome": "OK", "count": 100, **more,
+        }
+    )  # fmt: skip
 
 
-def test_dry_run_over_what_was_recorded(
-    cast: Cast, rules: AccessRuleSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dry_runs, "RECORDED", recorded)
+PERIOD = {"since": "2026-11-15T00:00:00Z", "until": "2026-11-22T00:00:00Z"}
+
+
+def test_dry_run_over_what_was_recorded(cast: Cast, rules: AccessRuleSet, key: CloudKey) -> None:
     path = f"/api/v1/access-rules/{rules.pk}/dry-run"
-    period = {"since": "2026-11-15T00:00:00Z", "until": "2026-11-22T00:00:00Z"}
-    answer = cast.api("auditor").post(path, {"version": 1, **period})
+    for hour in (3, 4):
+        used(rules, hour)
+    used(rules, 5, principal_arn="AWS Internal", count=18_000)
+    used(rules, 6, outcome="AccessDeniedException", count=4)
+    used(rules, 7, operation="health", key_id="", count=1000)
+    used(rules, 8, store_id="another", count=1000)
+    UsageHour.objects.filter(hour__hour=4).update(hour=datetime(2026, 11, 22, tzinfo=UTC))  # too late
+    answer = cast.api("auditor").post(path, {"version": 1, **PERIOD})
     assert answer.status_code == 200
-    assert answer.json()["sentence"] == "would have denied 5 of 5, from 1 principals"
-    assert answer.json()["principals"] == {ADA: 5}
-    assert cast.api("auditor").post(path, {"rules": NO_BOB, **period}).json()["denied"] == 0
+    assert answer.json()["sentence"] == "would have denied 100 of 18,104, from 1 principals"
+    assert answer.json()["principals"] == {ADA: 100}
+    assert (answer.json()["refused_before"], answer.json()["let_through"]) == (4, 0)
+    found = cast.api("auditor").post(path, {"rules": NO_BOB, **PERIOD}).json()
+    assert (found["denied"], found["let_through"]) == (0, 4)
+
+
+def test_dry_run_of_a_key_is_over_its_own_use(cast: Cast, rules: AccessRuleSet, key: CloudKey) -> None:
+    own = create_rule_set(cast.actor("owner"), cloud_key_id=key.pk, rules=NO_ADA)
+    used(rules, 3)
+    used(rules, 3, key_id=str(key.pk), count=7)
+    answer = cast.api("auditor").post(f"/api/v1/access-rules/{own.pk}/dry-run", {"version": 1, **PERIOD})
+    assert (answer.json()["judged"], answer.json()["denied"]) == (7, 7)
+
+
+def test_dry_runs_that_cannot_be(cast: Cast, rules: AccessRuleSet) -> None:
+    path = f"/api/v1/access-rules/{rules.pk}/dry-run"
+    vpc = [{"name": "x", "effect": "DENY", "conditions": [{"field": "source_vpc", "values": ["vpc-1"]}]}]
     for wrong, field in (
         ({"version": 1}, "since"),
-        ({"version": 1, "since": period["until"], "until": period["since"]}, "since"),
-        (period, "version"),
-        ({"version": 1, "rules": [], **period}, "version"),
-        ({"rules": [{}], **period}, "rules[0].name"),
+        ({"version": 1, "since": PERIOD["until"], "until": PERIOD["since"]}, "since"),
+        (PERIOD, "version"),
+        ({"version": 1, "rules": [], **PERIOD}, "version"),
+        ({"rules": [{}], **PERIOD}, "rules[0].name"),
+        ({"rules": vpc, **PERIOD}, "rules"),
     ):
         answer = cast.api("auditor").post(path, wrong)
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (400, field)
-
-
-def test_without_an_audit_store_a_dry_run_says_so(
-    cast: Cast, rules: AccessRuleSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dry_runs, "RECORDED", None)
-    period = {"since": "2026-11-15T00:00:00Z", "until": "2026-11-22T00:00:00Z"}
-    path = f"/api/v1/access-rules/{rules.pk}/dry-run"
-    assert cast.api("auditor").post(path, {"version": 1, **period}).status_code == 503
 
 
 def test_dry_run_of_requests_that_are_given(cast: Cast, rules: AccessRuleSet, key: CloudKey) -> None:
