@@ -6,6 +6,7 @@ import calendar
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from typing import Any, Literal
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -16,6 +17,12 @@ Then = Literal["disable", "delete"]
 UNITS: tuple[Unit, ...] = ("days", "weeks", "months")
 MAX_EVERY: dict[str, int] = {"days": 3650, "weeks": 520, "months": 120}
 MIN_WINDOW_DAYS, MAX_WINDOW_DAYS = 7, 30  # AWS KMS ScheduleKeyDeletion, PendingWindowInDays
+
+
+@cache
+def _time_zones() -> frozenset[str]:
+    """Names of the IANA database. Looked up once: asking reads every file of it, 15 ms for each schedule parsed."""
+    return frozenset(available_timezones())
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ def parse_schedule(value: Any, *, field: str = "rotation_schedule") -> Schedule 
     every = _whole(value.get("every"), 1, MAX_EVERY[unit], f"{field}.every")
     hour = _whole(value.get("hour", 3), 0, 23, f"{field}.hour")
     zone = value.get("time_zone", "UTC")
-    if not isinstance(zone, str) or zone not in available_timezones():
+    if not isinstance(zone, str) or zone not in _time_zones():
         raise ValidationFailed(
             "This is no time zone of the IANA database.",
             field=f"{field}.time_zone",
