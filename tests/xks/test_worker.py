@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -189,18 +188,17 @@ async def test_no_secret_is_logged(agent: FakeAgent, folder: Path, caplog: pytes
 
 @pytest.mark.slow
 async def test_a_large_load_lets_requests_through(agent: FakeAgent, folder: Path) -> None:
-    """The event loop is never held for long while 20,000 keys arrive."""
+    """The event loop goes on turning while 20,000 keys arrive: what is taken in at a time is small."""
     keys = [world.key_record(f"key-{number}") for number in range(20_000)]
     agent.greeting = lambda hello: list(wire.slice_delta(1, full=True, stores=world.STORES, keys=keys))
-    pauses = []
+    turns = 0
     async with linked(folder) as serving:
         while serving.keyring.generation != 1:
-            before = time.perf_counter()
             await asyncio.sleep(0)
-            pauses.append(time.perf_counter() - before)
+            turns += 1
         assert len(serving.keyring.stores["store-1"].keys) == 20_000
-    # The bound is loose, for a machine that does other things too: unsliced it would be most of a second.
-    assert sorted(pauses)[int(len(pauses) * 0.99)] < 0.02
+    # Unsliced, the loop turns a few times for the frames and not at all while their keys are taken in.
+    assert turns > 200
 
 
 HARDENED = """

@@ -77,8 +77,9 @@ def test_settings_of_the_product(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 @pytest.mark.slow
 def test_serving(port: int) -> None:
     command = [sys.executable, "-m", "vault.cli", "simulator", "aws"]
-    # The suite's own settings module forgets every KEYSTEAD_ variable.
-    environ = {name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"}
+    # The suite's own settings module forgets every KEYSTEAD_ variable, and its servers are none of the simulator's.
+    left_out = {"DJANGO_SETTINGS_MODULE", "KEYSTEAD_DATABASE_URL", "KEYSTEAD_REDIS_URL"}
+    environ = {name: value for name, value in os.environ.items() if name not in left_out}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environ)
     with process:
         assert process.stdout is not None
