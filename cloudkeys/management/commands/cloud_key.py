@@ -34,6 +34,7 @@ class Command(GroupCommand):
         Verb("show", "GET", "cloud-keys/{key}"),
         Verb("update", "PATCH", "cloud-keys/{key}"),
         Verb("versions", "GET", "cloud-keys/{key}/versions"),
+        Verb("usage", "GET", "cloud-keys/{key}/usage"),
         Verb("create-key-step", "GET", "cloud-keys/{key}/create-key-step"),
         Verb("disable", "POST", "cloud-keys/{key}/disable"),
         Verb("enable", "POST", "cloud-keys/{key}/enable"),
