@@ -114,7 +114,10 @@ _redis: str | None = env.get_or_default("KEYSTEAD_REDIS_URL")
 if _redis is not None:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis}}
     CELERY_BROKER_URL = _redis
-    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {"visibility_timeout": 3600, "socket_connect_timeout": 2}
+    CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {
+        "visibility_timeout": 3600,
+        "socket_connect_timeout": 2,
+    }
 else:
     # Its default of 300 entries would let a stranger flush the counters of failed sign-ins by making others.
     CACHES = {
