@@ -112,7 +112,9 @@ else:
 
 _redis: str | None = env.get_or_default("KEYSTEAD_REDIS_URL")
 if _redis is not None:
-    CACHES = {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis}}
+    CACHES: dict[str, dict[str, object]] = {
+        "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis}
+    }
     CELERY_BROKER_URL = _redis
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {
         "visibility_timeout": 3600,

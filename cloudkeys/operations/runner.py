@@ -411,29 +411,33 @@ def _finish(ctx: StepContext, state: Operation.State, hook: Any, error: dict[str
         if hook is not None:
             _call_hook(ctx, tx, hook, error)
         # A look by the clock that found nothing to say is no event; what it finds changed, the step itself records.
-        if operation.kind.endswith(".refresh") and not operation.requested_by_id and error is None:
-            return None
-        tx.audit(
-            Action.OPERATION_FINISH,
-            operation,
-            target_name=f"{KINDS[operation.kind].label}: {operation.target_name}",
-            outcome=AuditEvent.Outcome.FAILURE
-            if state == Operation.State.FAILED
-            else AuditEvent.Outcome.SUCCESS,
-            reason=(error or {}).get("cause", ""),
-            after={"state": state.value},
-            detail={
-                "kind": operation.kind,
-                "target_type": operation.target_type,
-                "target_id": str(operation.target_id),
-                "requested_by": operation.requested_by_name,
-                "via": operation.via,
-                "error": error,
-            },
-        )
+        quiet = operation.kind.endswith(".refresh") and not operation.requested_by_id and error is None
+        if not quiet:
+            _record_end(tx, operation, state, error)
         columns["result"] = operation.result
         wake_next(operation.target_id)
     return Outcome.FINISHED
+
+
+def _record_end(
+    tx: Change, operation: Operation, state: Operation.State, error: dict[str, Any] | None
+) -> None:
+    tx.audit(
+        Action.OPERATION_FINISH,
+        operation,
+        target_name=f"{KINDS[operation.kind].label}: {operation.target_name}",
+        outcome=AuditEvent.Outcome.FAILURE if state == Operation.State.FAILED else AuditEvent.Outcome.SUCCESS,
+        reason=(error or {}).get("cause", ""),
+        after={"state": state.value},
+        detail={
+            "kind": operation.kind,
+            "target_type": operation.target_type,
+            "target_id": str(operation.target_id),
+            "requested_by": operation.requested_by_name,
+            "via": operation.via,
+            "error": error,
+        },
+    )
 
 
 def _call_hook(ctx: StepContext, tx: Change, hook: Any, error: dict[str, Any] | None) -> None:

@@ -156,7 +156,7 @@ def test_the_clocks_own_looks_leave_no_trace_but_what_they_found(world: World) -
     events = AuditEvent.objects.count()
     assert upkeep.refresh_due_links(SYSTEM) == 1
     look = Operation.objects.get(kind="store_link.refresh")
-    run_to_end(look)
+    assert run_to_end(look).result["state"] == "CONNECTED"
     assert AuditEvent.objects.count() == events
     asked = stores.refresh_store(world.actor, look.target_id)
     run_to_end(asked)
