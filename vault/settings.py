@@ -1,6 +1,7 @@
 """Django settings. What an operator may choose comes from vault.env; everything else is decided here."""
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from vault import env, logs
@@ -112,7 +113,7 @@ else:
 
 _redis: str | None = env.get_or_default("KEYSTEAD_REDIS_URL")
 if _redis is not None:
-    CACHES: dict[str, dict[str, object]] = {
+    CACHES: dict[str, dict[str, Any]] = {
         "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis}
     }
     CELERY_BROKER_URL = _redis
