@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import sys
 import time
 import traceback
 from typing import Protocol
@@ -28,7 +29,7 @@ from xks.journal import Journal, JournalUnavailable, Record
 from xks.operations import Context, Engine, Request, Route, parse_path
 from xks.sigv4 import Headers
 from xks.wire import boot_clock
-from xks.worker import Link, end_with_parent, harden_process
+from xks.worker import Link, end_with_parent, harden_process, is_orphan
 
 log = logging.getLogger("keystead.xks")
 
@@ -122,6 +123,10 @@ class App:
             # A worker that accepts before it has keys would answer 503 where another could serve.
             # Without an agent it must come up all the same, to say so on /ping.
             loop.run_until_complete(self._link.wait_loaded())
+            if is_orphan():
+                # It died while this worker started: no signal may come any more.
+                self.__rsgi_del__(loop)
+                sys.exit("the XKS server ended while this worker started")
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the journal and take leave of the agent; called by granian when serving has stopped."""
@@ -133,14 +138,19 @@ class App:
         """Answer one request."""
         arrived = boot_clock()
         guard = self._guard
-        if scope.path in PROBE_PATHS:
-            self._answer_probe(scope, exchange, arrived)
-            return
         if guard is not None:
             if guard.refuses():
-                refuse_unrecorded(scope, exchange)
+                if scope.path in PROBE_PATHS:
+                    self._answer_probe(scope, exchange, arrived)
+                else:
+                    refuse_unrecorded(scope, exchange)
                 return
-            guard.begin(exchange, scope)
+            if not guard.begin(exchange, scope):
+                return  # refused before it got here
+        if scope.path in PROBE_PATHS:
+            if guard is None or guard.take(exchange):
+                self._answer_probe(scope, exchange, arrived)
+            return
         self._in_flight += 1
         try:
             await self._serve(scope, exchange, arrived)
@@ -150,6 +160,8 @@ class App:
                 raise
         finally:
             self._in_flight -= 1
+            if guard is not None:
+                guard.take(exchange)  # also when it was cancelled
 
     def _respond(self, exchange: Exchange, status: int, headers: HeaderList, body: bytes) -> None:
         """Answer, unless the request was refused while the journal's device held up the loop."""
@@ -331,6 +343,11 @@ def _unread_headers(scope: Scope, error: XksError) -> HeaderList:
 
 def refuse_unrecorded(scope: Scope, exchange: Exchange) -> None:
     """Answer 500 because nothing can be recorded; touches nothing else, so any thread may call it."""
+    if scope.path in PROBE_PATHS:
+        exchange.response_bytes(
+            503, _JSON, b'{"status":"unavailable","reason":"the journal\'s device has stalled"}'
+        )
+        return
     error = InternalException("the request cannot be recorded, so it is not answered")
     exchange.response_bytes(error.status, _unread_headers(scope, error), error_body(error))
 

@@ -51,8 +51,8 @@ class Guard(Protocol):
     def refuses(self) -> bool:
         """Whether the request that the calling thread is about to begin must be refused at once."""
 
-    def begin(self, request: Any, scope: Any) -> None:
-        """A request is under way: from now on it may be refused from another thread."""
+    def begin(self, request: Any, scope: Any) -> bool:
+        """A request is under way and may be refused from another thread; False when it already was."""
 
     def take(self, request: Any) -> bool:
         """Say that the request is answered now; False when it has been refused already."""

@@ -5,7 +5,7 @@ against 2 us, measured).  The price: a device that stalls would hold up the loop
 every refusal.  So a write says when it begins and ends, and a watching thread, which costs nothing
 while all is well, steps in when one takes too long:
 
-* the requests under way are answered with 500 from the watching thread;
+* the requests under way, and those on their way to the loop, are answered with 500 from the watching thread;
 * requests that come meanwhile do not go to the loop at all: granian hands them over by
   ``loop.call_soon_threadsafe`` from a thread of its own, and :class:`GuardedLoop` runs them there, to
   be refused at once.  What came between the beginning of the write and the alarm was held back;
@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import signal
 import threading
 import time
 from collections import deque
@@ -34,6 +35,11 @@ log = logging.getLogger("keystead.xks")
 STALL_S: Final = 0.1
 """A write that takes longer is a stall, seconds."""
 LOOK_S: Final = 0.02
+END_S: Final = 6
+"""A worker that is told to stop is ended by the kernel after so many seconds: more than requests get to finish.
+
+One that is younger than that is ended after one second.
+"""
 LOOP_NAME: Final = "keystead"
 
 Refuse = Callable[[Any, Any], None]
@@ -50,6 +56,8 @@ class StallGuard:
         self._stall_s = stall_s
         self._held: deque[tuple[Callable[..., Any], tuple[Any, ...], Context | None]] = deque()
         self.refuse: Refuse | None = None
+        self.announced = False
+        """Whether requests are announced on their way to the loop, and not only when they begin there."""
         self._under_way: dict[Any, Any] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -57,8 +65,15 @@ class StallGuard:
 
     # --- the loop's side ---------------------------------------------------------------------------
 
-    def begin(self, request: Any, scope: Any) -> None:
+    def begin(self, request: Any, scope: Any) -> bool:
         """See xks.journal.Guard."""
+        if self.announced:
+            return request in self._under_way
+        self._under_way[request] = scope
+        return True
+
+    def announce(self, request: Any, scope: Any) -> None:
+        """A request is on its way to the loop, from the thread that brings it."""
         self._under_way[request] = scope
 
     def take(self, request: Any) -> bool:
@@ -82,6 +97,7 @@ class StallGuard:
         while self._held:
             callback, arguments, context = self._held.popleft()
             if loop is not None:
+                self.announce(arguments[1].proto, arguments[1].scope)
                 loop.call_soon(callback, *arguments, context=context)
         return stalled
 
@@ -164,18 +180,40 @@ def _run_refusal(coroutine: Any) -> None:
 
 
 class GuardedLoop(uvloop.Loop):
-    """uvloop that lets a guard keep requests away while it is held up."""
+    """uvloop that lets a guard keep requests away while it is held up, and that ends when it is told to.
+
+    granian 2.8 can lock up for good, holding the GIL, when SIGTERM comes while a worker begins to serve (seen when
+    the server was killed just after a reload).  So the kernel's alarm is set before granian hears of the signal.
+    """
 
     guard: StallGuard | None = None
+
+    def add_signal_handler(  # type: ignore[override]
+        self, sig: int, callback: Callable[..., Any], *args: Any
+    ) -> None:
+        """See asyncio."""
+        if sig == signal.SIGTERM:
+            super().add_signal_handler(sig, _end_within, time.monotonic(), callback, args)
+        else:
+            super().add_signal_handler(sig, callback, *args)
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> Any:
         """See asyncio."""
         guard = self.guard
-        if guard is not None and guard.since and args and inspect.iscoroutine(args[0]):
-            return guard.hold(self, callback, args, context)
+        if guard is not None and len(args) == 2 and inspect.iscoroutine(args[0]):
+            # granian hands over a request: its coroutine, and a watcher that knows the rest.
+            if guard.since:
+                return guard.hold(self, callback, args, context)
+            guard.announce(args[1].proto, args[1].scope)
         return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+def _end_within(since: float, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    young = time.monotonic() - since < END_S
+    signal.alarm(1 if young else END_S)
+    callback(*args)
 
 
 @loops.register(LOOP_NAME)

@@ -126,7 +126,7 @@ class FileJournal:
         """Begin the work in the background of ``loop``: counts, segments that grow old, recovery."""
         self._loop = loop
         if isinstance(loop, GuardedLoop):
-            loop.guard = self.guard
+            loop.guard, self.guard.announced = self.guard, True
         self.guard.start()
         if self._flusher is not None:
             self._flusher.start(loop)

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import multiprocessing
 import os
 import random
 import resource
@@ -55,6 +56,12 @@ def end_with_parent() -> None:
         OSError: the system refuses.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def is_orphan() -> bool:
+    """Whether the parent of this worker process has died, perhaps before end_with_parent was called."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and os.getppid() != parent.pid
 
 
 def _prctl(option: int, value: int) -> None:
