@@ -4,7 +4,7 @@ set -euo pipefail
 
 case "${1:-}" in
     run) wanted=(python3 python3-venv) ;;
-    test) wanted=(postgresql redis-server softhsm2 p11-kit p11-kit-modules curl jq) ;;
+    test) wanted=(postgresql redis-server softhsm2 p11-kit p11-kit-modules curl jq haproxy prometheus chromium wrk nghttp2-client) ;;
     *) echo "usage: packages.sh run|test" >&2; exit 2 ;;
 esac
 
@@ -18,6 +18,8 @@ has() {
         softhsm2) command -v softhsm2-util >/dev/null ;;
         p11-kit) command -v p11-kit >/dev/null ;;
         p11-kit-modules) compgen -G '/usr/lib/*/p11-kit-proxy.so' >/dev/null || compgen -G '/usr/lib*/p11-kit-proxy.so' >/dev/null ;;
+        prometheus) command -v promtool >/dev/null ;;
+        nghttp2-client) command -v h2load >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
     esac
 }
