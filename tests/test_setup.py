@@ -7,7 +7,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WANTED = "redis-server softhsm2 p11-kit curl jq"
+WANTED = "redis-server softhsm2 p11-kit curl jq haproxy prometheus chromium wrk nghttp2-client"
+PROGRAMS = (
+    "redis-server",
+    "softhsm2-util",
+    "p11-kit",
+    "curl",
+    "jq",
+    "haproxy",
+    "promtool",
+    "chromium",
+    "wrk",
+    "h2load",
+)
 
 
 class Machine:
@@ -47,7 +59,7 @@ def missing(done: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_nothing_missing_asks_nothing(machine):
-    for name in ("initdb", "redis-server", "softhsm2-util", "p11-kit", "curl", "jq"):
+    for name in ("initdb", *PROGRAMS):
         machine.has(name)
     # p11-kit-proxy.so lies where no PATH leads; the machine under the suite has it.
     assert machine.run("test").returncode == 0
@@ -83,7 +95,7 @@ def test_they_are_installed(machine, root):
     machine.has("true")
     install = "; ".join(
         f"printf '#!/bin/bash\\n' >{machine.folder}/{name}; /bin/chmod +x {machine.folder}/{name}"
-        for name in ("redis-server", "softhsm2-util", "p11-kit", "curl", "jq")
+        for name in PROGRAMS
     )
     machine.has("apt-get", f'[ "$1" = update ] || {{ {install}; }}')
     done = machine.run("test")
