@@ -18,6 +18,8 @@ has() {
         softhsm2) command -v softhsm2-util >/dev/null ;;
         p11-kit) command -v p11-kit >/dev/null ;;
         p11-kit-modules) compgen -G '/usr/lib/*/p11-kit-proxy.so' >/dev/null || compgen -G '/usr/lib*/p11-kit-proxy.so' >/dev/null ;;
+        # Not on every user's PATH.
+        haproxy) command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] ;;
         prometheus) command -v promtool >/dev/null ;;
         nghttp2-client) command -v h2load >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
