@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, NamedTuple, Protocol
 
 import structlog
 
@@ -131,6 +131,33 @@ class Journals(Protocol):
         ...
 
 
+class Metrics(Protocol):
+    """Keeps what workers count (xks.metrics_node.NodeMetrics); none of its methods waits."""
+
+    def reported(self, process: ProcessName, report: wire.MetricsReport) -> None:
+        """A worker tells what it has counted."""
+        ...
+
+    def shadowed(self, counts: list[wire.ShadowCount]) -> None:
+        """A worker tells what shadowed access rules would have denied."""
+        ...
+
+    def gone(self, process: ProcessName) -> None:
+        """A worker has said goodbye, or its process has ended."""
+        ...
+
+
+class Figures(NamedTuple):
+    """What the agent's metrics show of it at a moment."""
+
+    generation: int
+    current_at: float | None
+    """Boot clock before the database last said what is current."""
+    connected: int
+    stores: int
+    keys: int
+
+
 class Workers:
     """All workers of this node."""
 
@@ -141,8 +168,10 @@ class Workers:
         max_staleness_s: float,
         lease_every_s: float,
         journals: Journals | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Without ``journals`` workers are left to keep theirs in memory."""
+        self._metrics = metrics
         self._census = census
         self._journals = journals
         self._max_staleness_s = max_staleness_s
@@ -161,6 +190,18 @@ class Workers:
     def generation(self) -> int:
         """What the agent has read; 0 before the first load."""
         return self._held.generation if self._held is not None else 0
+
+    @property
+    def figures(self) -> Figures:
+        """For the metrics; may be read from any thread."""
+        held = self._held
+        return Figures(
+            held.generation if held is not None else 0,
+            self._current_at,
+            len(self._links),
+            len(held.stores) if held is not None else 0,
+            len(held.keys) if held is not None else 0,
+        )
 
     # --- news from the reader and from the registrar ---------------------------------------------------------
 
@@ -302,6 +343,11 @@ class Workers:
                     self._census.confirmed(link.process, generation)
                 case wire.ShadowReport(counts=counts):
                     self._census.shadowed(counts)
+                    if self._metrics is not None:
+                        self._metrics.shadowed(counts)
+                case wire.MetricsReport():
+                    if self._metrics is not None:
+                        self._metrics.reported(link.process, message)
                 case wire.Goodbye():
                     self._leave(link.process, "worker stopped in good order")
                     return
@@ -369,6 +415,8 @@ class Workers:
         self._census.gone(process)
         if self._journals is not None:
             self._journals.gone(process)
+        if self._metrics is not None:
+            self._metrics.gone(process)
         log.info(event, pid=process.pid)
         self._tell_if_nobody()
 

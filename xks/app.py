@@ -26,6 +26,7 @@ from xks.errors import (
     printable,
 )
 from xks.journal import Journal, JournalUnavailable, Record
+from xks.metrics_counters import Counters
 from xks.operations import Context, Engine, Request, Route, parse_path
 from xks.sigv4 import Headers
 from xks.wire import boot_clock
@@ -101,10 +102,12 @@ class App:
         journal: Journal,
         link: Link | None = None,
         budget_s: float = DEFAULT_BUDGET_S,
+        counters: Counters | None = None,
     ) -> None:
         """``budget_s`` is how long after a request's arrival its answer is still worth the work."""
         self.engine = engine
         self.journal = journal
+        self.counters = counters or Counters()
         self._link = link
         self._budget_s = budget_s
         self._in_flight = 0
@@ -112,6 +115,11 @@ class App:
         self._turn_began: float | None = None
         self._guard = journal.guard
         self._unrecorded_logged_at = -1.0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests begun and not yet answered."""
+        return self._in_flight
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Harden the process and connect to the agent; called by granian before it serves."""
@@ -177,23 +185,23 @@ class App:
             if self._is_crowded(arrived):
                 # Not even the body is waited for: it would have to wait its turn as the work would.
                 crowded = ThrottlingException("this node has more requests than it can answer in time")
-                self.journal.count(crowded.name, _source(scope))
+                self._count(crowded.name, scope)
                 self._respond(exchange, crowded.status, _JSON, error_body(crowded))
                 return
         except XksError as error:
-            self.journal.count(error.name, _source(scope))
+            self._count(error.name, scope)
             await self._refuse(scope, exchange, error)
             return
         try:
             body = await self._read_body(scope, exchange)
         except XksError as error:
-            self.journal.count(error.name, _source(scope))
+            self._count(error.name, scope)
             self._refuse_unread(scope, exchange, error)
             return
         if boot_clock() > arrived + self._budget_s:
             # Before its signature is looked at, which is a good part of the work that nobody waits for.
             late = DependencyTimeoutException("the time budget of the request was over before work began")
-            self.journal.count(late.name, _source(scope))
+            self._count(late.name, scope)
             self._respond(exchange, late.status, _JSON, error_body(late))
             return
         status, answer, recorded = self._answer(scope, route, body, arrived)
@@ -296,16 +304,26 @@ class App:
             internal = _internal_error(error, context)
             status, outcome, answer = internal.status, internal.name, error_body(internal)
         if context.store is None:
-            self.journal.count(outcome, _source(scope))
+            self._count(outcome, scope)
             return status, answer, None
+        record = _record(context, route, outcome, now, arrived)
         try:
-            recorded = self.journal.append(_record(context, route, outcome, now, arrived))
+            recorded = self.journal.append(record)
         except JournalUnavailable as error:
             return *self._unrecorded(error, context), None
+        self.counters.note(
+            record.store_id, route.operation, outcome, record.microseconds, len(body), len(answer)
+        )
         return status, answer, recorded
+
+    def _count(self, outcome: str, scope: Scope) -> None:
+        """Count a request without a record: it has no valid signature, or nobody looked at it."""
+        self.journal.count(outcome, _source(scope))
+        self.counters.note_unsigned(outcome)
 
     def _unrecorded(self, error: JournalUnavailable, context: Context | None) -> tuple[int, bytes]:
         """Return status and body for a request whose result may not leave; logged once a second at most."""
+        self.counters.note_unrecorded()
         now = time.monotonic()
         if now >= self._unrecorded_logged_at + 1:
             self._unrecorded_logged_at = now

@@ -120,6 +120,11 @@ class FileJournal:
         self._withheld: list[tuple[int, int]] = []
         self._ticker: asyncio.Task[None] | None = None
 
+    @property
+    def segment(self) -> tuple[int, int]:
+        """Number (-1 before the first) and bytes of the segment that is open."""
+        return self._segment, self._size
+
     # --- life -------------------------------------------------------------------------------------
 
     def run_on(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -31,9 +31,11 @@ from xks.app import App, refuse_unrecorded
 from xks.journal_guard import LOOP_NAME, StallGuard
 from xks.journal_writer import FileJournal, SyncMode, journal_folder
 from xks.keyring import Serving
+from xks.metrics_counters import Counters
 from xks.operations import Engine
 from xks.policy import RulesJudge
 from xks.policy_shadow import ShadowCounts
+from xks.wire import MetricsReport
 from xks.worker import Link, harden_process, read_boot_id
 
 log = logging.getLogger("keystead.xks")
@@ -171,11 +173,26 @@ def make_app(settings: ServerSettings) -> App:
     journal = FileJournal(
         settings.journal_folder, node=node, boot_id=read_boot_id(), sync=settings.journal_sync, guard=guard
     )
+    counters = Counters()
+
+    def report() -> MetricsReport:
+        segment, size = journal.segment
+        return counters.report(
+            os.getpid(),
+            generation=serving.keyring.generation,
+            lease_issued_at_s=serving.leased_at,
+            in_flight=app.in_flight,
+            problem=journal.problem(),
+            journal_segment=segment,
+            journal_bytes=size,
+        )
+
     app = App(
         Engine(serving, node_name=node, judge=RulesJudge(shadow)),
         journal=journal,
-        link=Link(serving, settings.socket_path, shadow=shadow, journal=journal),
+        link=Link(serving, settings.socket_path, shadow=shadow, journal=journal, report=report),
         budget_s=settings.budget_s,
+        counters=counters,
     )
     guard.refuse = refuse_unrecorded
     return app

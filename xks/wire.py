@@ -252,8 +252,27 @@ class ShadowReport(msgspec.Struct, frozen=True, tag="shadow"):
     counts: list[ShadowCount]
 
 
+class MetricsReport(msgspec.Struct, frozen=True, tag="metrics"):
+    """What a worker has counted since it began, sent about every second (xks.metrics_counters).
+
+    ``problem`` is why nothing can be recorded at this moment, "" when all is well.  ``unsigned`` counts by
+    errorName; a cell is store, operation, outcome and the numbers of ``xks.metrics_counters.CELL``.
+    """
+
+    pid: int
+    generation: int
+    lease_issued_at_s: float | None
+    in_flight: int
+    problem: str
+    journal_segment: int
+    journal_bytes: int
+    unrecorded: int
+    unsigned: dict[str, int]
+    cells: list[tuple[str, str, str, list[int]]]
+
+
 AgentMessage = Delta | Lease | JournalKey
-WorkerMessage = Hello | Applied | Goodbye | ShadowReport
+WorkerMessage = Hello | Applied | Goodbye | ShadowReport | MetricsReport
 
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)

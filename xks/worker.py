@@ -22,6 +22,7 @@ from typing import Protocol
 
 from xks import __version__, wire
 from xks.keyring import Change, ChangeRefused, Serving
+from xks.metrics_counters import Report
 from xks.policy_shadow import ShadowCounts
 
 log = logging.getLogger("keystead.xks")
@@ -32,6 +33,8 @@ RETRY_FIRST_S = 0.05
 RETRY_LAST_S = 1.0
 """Pauses between attempts to reach the agent, doubling from first to last, seconds."""
 
+REPORT_S = 1.0
+"""Counters are sent to the agent this often, seconds."""
 FIRST_LOAD_S = 2.0
 """A new worker waits this long for its keys before it accepts connections, seconds."""
 
@@ -102,11 +105,17 @@ class Link:
         *,
         shadow: ShadowCounts | None = None,
         journal: KeyedJournal | None = None,
+        report: Report | None = None,
     ) -> None:
-        """``shadow``: what shadowed rules have counted, told to the agent after each lease."""
+        """``shadow``: what shadowed rules have counted, told to the agent after each lease.
+
+        ``report`` makes what the agent's metrics are told each second, whether the database answers or not.
+        """
         self._serving = serving
         self._journal = journal
         self._shadow = shadow
+        self._report = report
+        self._reporter: asyncio.Task[None] | None = None
         self._socket_path = socket_path
         self._started_at_s = wire.boot_clock()
         self._task: asyncio.Task[None] | None = None
@@ -117,6 +126,8 @@ class Link:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin in the background of ``loop``."""
         self._task = loop.create_task(self._run())
+        if self._report is not None:
+            self._reporter = loop.create_task(self._report_for_ever(self._report))
 
     async def wait_loaded(self, within_s: float = FIRST_LOAD_S) -> bool:
         """Wait for the first keys and lease, so long at most; return whether they came."""
@@ -129,8 +140,12 @@ class Link:
 
     async def stop(self) -> None:
         """Take leave of the agent, as far as it can be reached, and end."""
+        if self._reporter is not None:
+            self._reporter.cancel()
         if self._writer is not None:
             with contextlib.suppress(OSError):
+                if self._report is not None:
+                    self._writer.write(wire.encode_frame(self._report()))
                 self._writer.write(wire.encode_frame(wire.Goodbye(os.getpid())))
                 async with asyncio.timeout(1):
                     await self._writer.drain()
@@ -138,6 +153,14 @@ class Link:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    async def _report_for_ever(self, report: Report) -> None:
+        while True:
+            await asyncio.sleep(REPORT_S)
+            writer = self._writer
+            # An agent that does not read gets the next one: they are sums, and none is missed.
+            if writer is not None and writer.transport.get_write_buffer_size() == 0:
+                writer.write(wire.encode_frame(report()))
 
     async def _run(self) -> None:
         pause = RETRY_FIRST_S
