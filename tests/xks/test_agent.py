@@ -36,9 +36,10 @@ from tests.xks.agent_world import (
 from vault.generations import counted_workers, wait_for_generation
 from vault.models import Generation, GenerationChange, Node, WorkerProcess
 from xks import agent as agent_module
-from xks import agent_loading, wire
+from xks import agent_loading, agent_reader, wire
 from xks.agent_registry import ProcessName, Registry
-from xks.agent_workers import Held, SocketUnusable
+from xks.agent_socket import SocketUnusable
+from xks.agent_workers import Held
 from xks.keyring import Serving
 from xks.worker import Link
 
@@ -294,7 +295,8 @@ def test_lower_generation_is_refused_until_a_restart(folder: Path, store: XksKey
 
 
 def test_database_lost_and_found(folder: Path, store: XksKeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(agent_module, "BACKOFF_S", (0.02,))
+    monkeypatch.setattr("xks.agent_reader.BACKOFF_S", (0.02,))
+    monkeypatch.setattr("xks.agent_registrar.BACKOFF_S", (0.02,))
     with RunningAgent(folder, max_staleness_s=1.0) as agent, Worker(agent.socket_path) as worker:
         worker.hear_until(lambda: worker.leases)
         own = BaseDatabaseWrapper.cursor
@@ -326,12 +328,12 @@ def test_gap_in_the_log_makes_everything_load_again(
     folder: Path, store: XksKeyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def gap(*args: object) -> None:
-        monkeypatch.setattr(agent_module, "load_changes", agent_loading.load_changes)
+        monkeypatch.setattr(agent_reader, "load_changes", agent_loading.load_changes)
         raise agent_loading.LogIncomplete("a test says so")
 
     with RunningAgent(folder) as agent, Worker(agent.socket_path) as worker:
         worker.hear_until(lambda: worker.leases)
-        monkeypatch.setattr(agent_module, "load_changes", gap)
+        monkeypatch.setattr(agent_reader, "load_changes", gap)
         generation = set_generation_wanted((STORE, store))
         worker.hear_until(lambda: worker.generation == generation)
 
@@ -450,7 +452,7 @@ def test_broken_thread_ends_the_agent(
     def broken(*args: object) -> None:
         raise ZeroDivisionError("a bug")
 
-    monkeypatch.setattr(agent_module, "load_everything", broken)
+    monkeypatch.setattr(agent_reader, "load_everything", broken)
     agent = RunningAgent(folder)
     with pytest.raises(ZeroDivisionError), agent:
         until(lambda: agent.error)

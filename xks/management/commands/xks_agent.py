@@ -12,7 +12,7 @@ from vault import __version__, env, startup
 from vault.hardening import harden_process
 from vault.keys import RootKeyError
 from xks.agent import Agent
-from xks.agent_workers import SocketUnusable
+from xks.agent_socket import SocketUnusable
 from xks.journal_writer import journal_folder
 
 

@@ -1,0 +1,164 @@
+"""The agent's reader: a thread that asks the database what is current, loads it and passes it on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import psycopg
+import structlog
+from django.db import Error
+
+from vault.keys import RootKeyError
+from xks.agent_database import close_own_connection, new_watch, use_own_connection
+from xks.agent_loading import (
+    Applied,
+    LeftOut,
+    Loaded,
+    LogIncomplete,
+    WentBackwards,
+    load_changes,
+    load_everything,
+)
+from xks.wire import boot_clock
+
+log = structlog.get_logger("keystead.agent")
+
+BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
+"""Pauses between attempts while the database does not answer."""
+
+REPEAT_ALARM_S = 10.0
+
+MAX_ALARMS = 20
+"""Rows named one by one when a load had to leave many out."""
+
+
+class Reader(threading.Thread):
+    """Finds out what is current, and passes it on."""
+
+    def __init__(
+        self,
+        *,
+        take: Callable[[Loaded | None, float], None],
+        failed: Callable[[BaseException], None],
+        poll_s: float,
+        max_staleness_s: float,
+    ) -> None:
+        super().__init__(name="reader", daemon=True)
+        self._take = take
+        self._failed = failed
+        self._poll_s = poll_s
+        self._max_staleness_s = max_staleness_s
+        self._stopping = threading.Event()
+        self._failures = 0
+        self._alarmed_at: float | None = None
+        self._watch = new_watch()
+
+    def run(self) -> None:
+        """See Thread."""
+        try:
+            self._run()
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            close_own_connection()
+
+    def stop(self) -> None:
+        """End soon, from any thread; may be called when it has ended already."""
+        self._stopping.set()
+        self._watch.wake()
+
+    def close(self) -> None:
+        """Let go of what ``stop`` needs; call once the thread has ended."""
+        self._watch.close()
+
+    def _run(self) -> None:
+        use_own_connection(snapshots=True)
+        applied: Applied | None = None
+        try:
+            while not self._stopping.is_set():
+                try:
+                    applied = self._look(applied)
+                    self._watch.wait(self._poll_s)
+                except (Error, psycopg.Error) as error:
+                    self._lost(error)
+        finally:
+            self._watch.reset()
+
+    def _look(self, applied: Applied | None) -> Applied | None:
+        asked_at = boot_clock()
+        try:
+            if applied is None:
+                loaded: Loaded | None = load_everything(self._max_staleness_s)
+            else:
+                loaded = load_changes(applied, self._max_staleness_s)
+        except LogIncomplete as gap:
+            log.warning("the log of changes has a gap; loading everything", gap=str(gap))
+            return None
+        except WentBackwards as refused:
+            self._alarm(
+                "REFUSED an older database: nothing is taken from it, and workers get no lease. "
+                "Restart this agent to accept it.",
+                found_generation=refused.found,
+                applied_generation=refused.applied,
+            )
+            return applied
+        except RootKeyError as error:
+            self._alarm("the root key cannot be used; nothing can be loaded", cause=str(error))
+            return applied
+        if self._failures:
+            log.info("the database answers again")
+        self._failures = 0
+        self._alarmed_at = None
+        if loaded is not None:
+            took_s = boot_clock() - asked_at
+            report_left_out(loaded.left_out)
+            if loaded.full:
+                log.info(
+                    "loaded everything",
+                    generation=loaded.generation,
+                    stores=len(loaded.stores),
+                    keys=len(loaded.keys),
+                    seconds=round(took_s, 3),
+                )
+            else:
+                log.debug("loaded a change", generation=loaded.generation, seconds=round(took_s, 4))
+            applied = Applied.after(loaded, applied)
+        self._take(loaded, asked_at)
+        return applied
+
+    def _lost(self, error: Exception) -> None:
+        pause = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+        if self._failures == 0:
+            log.error("the database does not answer; trying again", cause=first_line(error))
+        self._failures += 1
+        close_own_connection()
+        self._watch.reset()
+        self._stopping.wait(pause)
+
+    def _alarm(self, event: str, **detail: object) -> None:
+        now = time.monotonic()
+        if self._alarmed_at is None or now - self._alarmed_at >= REPEAT_ALARM_S:
+            self._alarmed_at = now
+            log.critical(event, alarm=True, **detail)
+
+
+def report_left_out(left_out: list[LeftOut]) -> None:
+    """Raise an alarm for rows that the data plane does not get."""
+    for item in left_out[:MAX_ALARMS]:
+        log.critical(
+            "a row was left out of the data plane",
+            alarm=True,
+            kind=item.kind,
+            row_id=item.id,
+            vault_id=str(item.vault_id),
+            reason=item.reason,
+        )
+    if len(left_out) > MAX_ALARMS:
+        log.critical("more rows were left out of the data plane", alarm=True, rows=len(left_out))
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of a driver's message; they hold no password."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

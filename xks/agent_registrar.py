@@ -1,0 +1,200 @@
+"""The agent's registrar: a thread that makes the table of node and workers say what is so."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+import structlog
+from django.db import Error
+
+from xks import wire
+from xks.agent_database import close_own_connection, use_own_connection
+from xks.agent_reader import BACKOFF_S, first_line
+from xks.agent_registry import Heartbeat, ProcessName, Registry
+from xks.agent_rules import ShadowSums
+from xks.wire import boot_clock
+
+log = structlog.get_logger("keystead.agent")
+
+
+@dataclass
+class _Entry:
+    """What the table is to say of one connected worker, and what it says."""
+
+    serves: int
+    confirmed: int | None = None
+    added: bool = False
+    written: int | None = None
+
+
+class Registrar(threading.Thread):
+    """Makes the table of workers say what is so; keeps trying while the database does not answer.
+
+    The methods of ``xks.agent_workers.Census`` only note what is so.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        seen: Callable[[Heartbeat, float], None],
+        failed: Callable[[BaseException], None],
+        generation: Callable[[], int],
+        beat_s: float,
+    ) -> None:
+        super().__init__(name="registrar", daemon=True)
+        self._registry = registry
+        self._seen = seen
+        self._failed = failed
+        self._generation = generation
+        self._beat_s = beat_s
+        self._news = threading.Condition()
+        self._entries: dict[ProcessName, _Entry] = {}
+        self._gone: set[ProcessName] = set()
+        self._shadow = ShadowSums()
+        self._stopping = False
+        self._changed = True
+        self._next_beat = time.monotonic()
+        self._failures = 0
+
+    def joined(self, process: ProcessName, serves_generation: int) -> None:
+        """See Census."""
+        with self._news:
+            self._gone.discard(process)
+            self._entries[process] = _Entry(serves_generation)
+            self._tell()
+
+    def confirmed(self, process: ProcessName, generation: int) -> None:
+        """See Census."""
+        with self._news:
+            entry = self._entries.get(process)
+            if entry is not None:
+                entry.confirmed = generation
+                self._tell()
+
+    def parted(self, process: ProcessName) -> None:
+        """See Census."""
+        with self._news:
+            self._entries.pop(process, None)
+
+    def gone(self, process: ProcessName) -> None:
+        """See Census."""
+        with self._news:
+            self._entries.pop(process, None)
+            self._gone.add(process)
+            self._tell()
+
+    def shadowed(self, counts: list[wire.ShadowCount]) -> None:
+        """See Census. Written with the next beat: nobody waits for it."""
+        with self._news:
+            self._shadow.add(counts)
+
+    def stop(self) -> None:
+        """Take the node out of the table (if nobody of it can be serving) and end, from any thread."""
+        with self._news:
+            self._stopping = True
+            self._tell()
+
+    def _tell(self) -> None:
+        self._changed = True
+        self._news.notify()
+
+    def run(self) -> None:
+        """See Thread."""
+        try:
+            use_own_connection(snapshots=False)
+            while self._wait():
+                try:
+                    self._write()
+                    self._failures = 0
+                except (Error, psycopg.Error) as error:
+                    self._lost(error)
+            self._sign_off()
+        except BaseException as error:
+            self._failed(error)
+        finally:
+            close_own_connection()
+
+    def _wait(self) -> bool:
+        """Wait for something to write; False when told to stop."""
+        with self._news:
+            while not self._changed and not self._stopping:
+                rest = self._next_beat - time.monotonic()
+                if rest <= 0:
+                    break
+                self._news.wait(rest)
+            self._changed = False
+            return not self._stopping
+
+    def _write(self) -> None:
+        with self._news:
+            gone = list(self._gone)
+            entries = dict(self._entries)
+        # Confirmations first: somebody is waiting for them.
+        for process, entry in entries.items():
+            if not entry.added:
+                self._registry.add_worker(process, entry.serves)
+                entry.added = True
+                self._next_beat = time.monotonic()  # its first lease waits for the beat
+            if (confirmed := entry.confirmed) is not None and confirmed != entry.written:
+                self._registry.confirm(process, confirmed)
+                entry.written = confirmed
+        for process in gone:
+            self._registry.remove_worker(process)
+        with self._news:
+            self._gone.difference_update(gone)
+        if time.monotonic() >= self._next_beat:
+            self._beat(entries)
+
+    def _beat(self, entries: dict[ProcessName, _Entry]) -> None:
+        beat_at = boot_clock()
+        beat = self._registry.beat(entries, self._generation())
+        missing = [process for process in entries if str(process) not in beat.known_workers]
+        for process in missing:
+            # Its row is gone (an older database was put back): enter it again at once.
+            entries[process].added = False
+            entries[process].written = None
+        if missing:
+            with self._news:
+                self._tell()
+        self._next_beat = time.monotonic() + self._beat_s
+        self._seen(beat, beat_at)
+        self._write_shadow()
+
+    def _write_shadow(self) -> None:
+        with self._news:
+            taken = self._shadow.take()
+        if not taken:
+            return
+        try:
+            self._registry.add_shadow(taken)
+        except (Error, psycopg.Error):
+            with self._news:
+                self._shadow.put_back(taken)
+            raise
+
+    def _lost(self, error: Exception) -> None:
+        if self._failures == 0:
+            log.error("the node's rows cannot be written; trying again", cause=first_line(error))
+        pause = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+        self._failures += 1
+        close_own_connection()
+        with self._news:
+            if not self._stopping:
+                self._news.wait(pause)
+            self._changed = True
+
+    def _sign_off(self) -> None:
+        try:
+            for process in self._gone:
+                self._registry.remove_worker(process)
+            self._registry.leave()
+        except (Error, psycopg.Error) as error:
+            log.warning(
+                "stopped without a word in the table: it shows this node until it has not been seen for too long",
+                cause=first_line(error),
+            )
