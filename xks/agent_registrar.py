@@ -16,6 +16,7 @@ from xks.agent_database import close_own_connection, use_own_connection
 from xks.agent_reader import BACKOFF_S, first_line
 from xks.agent_registry import Heartbeat, ProcessName, Registry
 from xks.agent_rules import ShadowSums
+from xks.agent_uses import WRITE_EVERY_S, UseTimes
 from xks.wire import boot_clock
 
 log = structlog.get_logger("keystead.agent")
@@ -56,6 +57,8 @@ class Registrar(threading.Thread):
         self._entries: dict[ProcessName, _Entry] = {}
         self._gone: set[ProcessName] = set()
         self._shadow = ShadowSums()
+        self._uses = UseTimes()
+        self._next_uses = time.monotonic()
         self._stopping = False
         self._changed = True
         self._next_beat = time.monotonic()
@@ -92,6 +95,11 @@ class Registrar(threading.Thread):
         """See Census. Written with the next beat: nobody waits for it."""
         with self._news:
             self._shadow.add(counts)
+
+    def used(self, uses: list[wire.CredentialUse]) -> None:
+        """See Census. Written every few seconds: nobody waits for it."""
+        with self._news:
+            self._uses.add(uses)
 
     def stop(self) -> None:
         """Take the node out of the table (if nobody of it can be serving) and end, from any thread."""
@@ -164,6 +172,19 @@ class Registrar(threading.Thread):
         self._next_beat = time.monotonic() + self._beat_s
         self._seen(beat, beat_at)
         self._write_shadow()
+        if time.monotonic() >= self._next_uses:
+            self._next_uses = time.monotonic() + WRITE_EVERY_S
+            self._write_uses()
+
+    def _write_uses(self) -> None:
+        with self._news:
+            taken = self._uses.take()
+        try:
+            taken.write()
+        except (Error, psycopg.Error):
+            with self._news:
+                self._uses.put_back(taken)
+            raise
 
     def _write_shadow(self) -> None:
         with self._news:
@@ -190,6 +211,7 @@ class Registrar(threading.Thread):
 
     def _sign_off(self) -> None:
         try:
+            self._write_uses()
             for process in self._gone:
                 self._registry.remove_worker(process)
             self._registry.leave()

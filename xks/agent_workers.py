@@ -49,6 +49,10 @@ class Census(Protocol):
         """A worker tells what shadowed access rules would have denied."""
         ...
 
+    def used(self, uses: list[wire.CredentialUse]) -> None:
+        """A worker tells which credentials it has seen in use."""
+        ...
+
     def gone(self, process: ProcessName) -> None:
         """A worker serves no more: it said so, or its process has ended."""
         ...
@@ -337,6 +341,8 @@ class Workers:
                     self._census.shadowed(counts)
                     if self._metrics is not None:
                         self._metrics.shadowed(counts)
+                case wire.UseReport(uses=uses):
+                    self._census.used(uses)
                 case wire.MetricsReport():
                     if self._metrics is not None:
                         self._metrics.reported(link.process, message)

@@ -15,6 +15,7 @@ import traceback
 from typing import Protocol
 
 from xks.bodies import CallerMetadata, UseMetadata
+from xks.credential_uses import CredentialUses
 from xks.errors import (
     DependencyTimeoutException,
     InternalException,
@@ -103,11 +104,13 @@ class App:
         link: Link | None = None,
         budget_s: float = DEFAULT_BUDGET_S,
         counters: Counters | None = None,
+        uses: CredentialUses | None = None,
     ) -> None:
         """``budget_s`` is how long after a request's arrival its answer is still worth the work."""
         self.engine = engine
         self.journal = journal
         self.counters = counters or Counters()
+        self.uses = uses or CredentialUses()
         self._link = link
         self._budget_s = budget_s
         self._in_flight = 0
@@ -310,7 +313,9 @@ class App:
         try:
             recorded = self.journal.append(record)
         except JournalUnavailable as error:
+            self.uses.note(context.access_key_id, context.region, now, False)
             return *self._unrecorded(error, context), None
+        self.uses.note(context.access_key_id, context.region, now, status == 200)
         self.counters.note(
             record.store_id, route.operation, outcome, record.microseconds, len(body), len(answer)
         )

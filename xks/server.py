@@ -28,6 +28,7 @@ from granian.server import MPServer
 
 from xks import tls
 from xks.app import App, refuse_unrecorded
+from xks.credential_uses import CredentialUses
 from xks.journal_guard import LOOP_NAME, StallGuard
 from xks.journal_writer import FileJournal, SyncMode, journal_folder
 from xks.keyring import Serving
@@ -174,6 +175,7 @@ def make_app(settings: ServerSettings) -> App:
         settings.journal_folder, node=node, boot_id=read_boot_id(), sync=settings.journal_sync, guard=guard
     )
     counters = Counters()
+    uses = CredentialUses()
 
     def report() -> MetricsReport:
         segment, size = journal.segment
@@ -190,9 +192,10 @@ def make_app(settings: ServerSettings) -> App:
     app = App(
         Engine(serving, node_name=node, judge=RulesJudge(shadow)),
         journal=journal,
-        link=Link(serving, settings.socket_path, shadow=shadow, journal=journal, report=report),
+        link=Link(serving, settings.socket_path, shadow=shadow, journal=journal, report=report, uses=uses),
         budget_s=settings.budget_s,
         counters=counters,
+        uses=uses,
     )
     guard.refuse = refuse_unrecorded
     return app

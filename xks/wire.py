@@ -271,8 +271,28 @@ class MetricsReport(msgspec.Struct, frozen=True, tag="metrics"):
     cells: list[tuple[str, str, str, list[int]]]
 
 
+class CredentialUse(msgspec.Struct, frozen=True):
+    """When a credential was last seen in a region (the one named in the signature; "" for others).
+
+    Seconds since the epoch. ``last_at``: any request with a valid signature; ``succeeded_at``: one answered
+    with 200, None for none since the last report.
+    """
+
+    access_key_id: str
+    region: str
+    last_at: float
+    succeeded_at: float | None = None
+
+
+class UseReport(msgspec.Struct, frozen=True, tag="uses"):
+    """A worker tells which credentials it has seen in use since its last report."""
+
+    pid: int
+    uses: list[CredentialUse]
+
+
 AgentMessage = Delta | Lease | JournalKey
-WorkerMessage = Hello | Applied | Goodbye | ShadowReport | MetricsReport
+WorkerMessage = Hello | Applied | Goodbye | ShadowReport | MetricsReport | UseReport
 
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)

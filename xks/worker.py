@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from xks import __version__, wire
+from xks.credential_uses import CredentialUses
 from xks.keyring import Change, ChangeRefused, Serving
 from xks.metrics_counters import Report
 from xks.policy_shadow import ShadowCounts
@@ -35,6 +36,8 @@ RETRY_LAST_S = 1.0
 
 REPORT_S = 1.0
 """Counters are sent to the agent this often, seconds."""
+USES_AT_ONCE = 1000
+"""Credentials and regions told of in one frame."""
 FIRST_LOAD_S = 2.0
 """A new worker waits this long for its keys before it accepts connections, seconds."""
 
@@ -104,6 +107,7 @@ class Link:
         socket_path: str,
         *,
         shadow: ShadowCounts | None = None,
+        uses: CredentialUses | None = None,
         journal: KeyedJournal | None = None,
         report: Report | None = None,
     ) -> None:
@@ -114,6 +118,7 @@ class Link:
         self._serving = serving
         self._journal = journal
         self._shadow = shadow
+        self._uses = uses
         self._report = report
         self._reporter: asyncio.Task[None] | None = None
         self._socket_path = socket_path
@@ -146,6 +151,7 @@ class Link:
             with contextlib.suppress(OSError):
                 if self._report is not None:
                     self._writer.write(wire.encode_frame(self._report()))
+                self._tell_uses(self._writer)
                 self._writer.write(wire.encode_frame(wire.Goodbye(os.getpid())))
                 async with asyncio.timeout(1):
                     await self._writer.drain()
@@ -153,6 +159,13 @@ class Link:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+
+    def _tell_uses(self, writer: asyncio.StreamWriter) -> None:
+        """Tell which credentials were seen; what is on its way when the connection breaks is lost, a second of it."""
+        if self._uses is not None and (uses := self._uses.take()):
+            for start in range(0, len(uses), USES_AT_ONCE):
+                report = wire.UseReport(os.getpid(), uses[start : start + USES_AT_ONCE])
+                writer.write(wire.encode_frame(report))
 
     async def _report_for_ever(self, report: Report) -> None:
         while True:
@@ -217,6 +230,7 @@ class Link:
                 if self._shadow is not None and (counts := self._shadow.take()):
                     # Lost when the connection breaks just now: figures to decide by, not a record.
                     writer.write(wire.encode_frame(wire.ShadowReport(pid, counts)))
+                self._tell_uses(writer)
                 continue
             if change is None:
                 change = Change(serving, message)

@@ -4,7 +4,7 @@ from cloudkeys.models.accounts import CspAccount
 from cloudkeys.models.keys import CloudKey, KeyVersion
 from cloudkeys.models.keysets import KeySet
 from cloudkeys.models.operations import Operation
-from cloudkeys.models.stores import AwsStoreLink, XksCredential, XksKeyStore
+from cloudkeys.models.stores import AwsStoreLink, XksCredential, XksCredentialRegion, XksKeyStore
 
 __all__ = [
     "AwsStoreLink",
@@ -14,5 +14,6 @@ __all__ = [
     "KeyVersion",
     "Operation",
     "XksCredential",
+    "XksCredentialRegion",
     "XksKeyStore",
 ]

@@ -27,6 +27,10 @@ class XksKeyStore(models.Model):
     allowed_regions = models.JSONField(
         default=list, blank=True, help_text="SigV4 regions accepted; empty means any."
     )
+    rotation_schedule = models.JSONField(
+        default=dict, blank=True, help_text="When its XKS credential is rotated by itself; empty: never."
+    )
+    next_rotation_at = models.DateTimeField(null=True, blank=True, db_index=True)
     is_conformance = models.BooleanField(
         default=False, help_text="Made to check the endpoint with AWS's test client."
     )
@@ -72,6 +76,39 @@ class XksCredential(models.Model):
 
     def __str__(self) -> str:
         return self.access_key_id
+
+
+class XksCredentialRegion(models.Model):
+    """One credential in one AWS region: how AWS came by it there, and when the data plane last saw it in use.
+
+    The region is the one that the caller names in its signature; "" gathers what is beyond the number kept apart.
+    The agents move the two times on, never back.
+    """
+
+    class Given(models.TextChoices):
+        NOT_YET = "", "Not yet"
+        KEYSTEAD = "KEYSTEAD", "Keystead gave it to AWS"
+        PERSON = "PERSON", "A person gave it to AWS"
+        NOT_NEEDED = "NOT_NEEDED", "The region uses the store no more"
+
+    id = models.BigAutoField(primary_key=True)
+    credential = models.ForeignKey(XksCredential, on_delete=models.CASCADE, related_name="regions")
+    region = models.CharField(max_length=32, blank=True)
+    given = models.CharField(max_length=10, choices=Given, blank=True, default=Given.NOT_YET)
+    given_at = models.DateTimeField(null=True, blank=True)
+    last_used_at = models.DateTimeField(
+        null=True, blank=True, help_text="Last request with a valid signature, whatever its answer."
+    )
+    last_succeeded_at = models.DateTimeField(null=True, blank=True, help_text="Last one answered with 200.")
+
+    class Meta:
+        ordering: ClassVar = ["region"]
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["credential", "region"], name="credential_region_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.credential_id} in {self.region or 'other regions'}"
 
 
 class AwsStoreLink(models.Model):
