@@ -59,6 +59,7 @@ class Instance:
             "KEYSTEAD_XKS_PORT": str(self.xks_port),
             "KEYSTEAD_XKS_WORKERS": "2",
             "KEYSTEAD_SIMULATOR_PORT": str(self.simulator_port),
+            "KEYSTEAD_METRICS_PORT": "0",
             "KEYSTEAD_ADMIN_EMAIL": ADMIN_EMAIL,
             "KEYSTEAD_ADMIN_PASSWORD": self.admin_password,
             "PYTHONPATH": str(ROOT),

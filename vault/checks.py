@@ -30,7 +30,7 @@ _SERVE_WEB = (None, "serve", "web")
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 MAX_SOCKET_PATH = 103
-_PORTS = ("KEYSTEAD_WEB_PORT", "KEYSTEAD_XKS_PORT", "KEYSTEAD_SIMULATOR_PORT")
+_PORTS = ("KEYSTEAD_WEB_PORT", "KEYSTEAD_XKS_PORT", "KEYSTEAD_SIMULATOR_PORT", "KEYSTEAD_METRICS_PORT")
 
 # What each id means, for docs/configuration.md.
 IDS = {

@@ -226,6 +226,17 @@ _ROWS = (
         default_note="the host's name",
     ),
     Setting(
+        "KEYSTEAD_METRICS_ADDRESS", "Metrics", values.address, "127.0.0.1",
+        "IP address on which the XKS agent answers Prometheus, without authentication: loopback or a network of your own.",
+        "Give an IP address, such as 127.0.0.1.",
+    ),
+    Setting(
+        "KEYSTEAD_METRICS_PORT", "Metrics", values.count(0, 65535), "9464",
+        "Port on which the XKS agent answers Prometheus (GET /metrics); 0 for no metrics. Where it is taken the agent"
+        " says so, tries again, and serves keys all the same.",
+        "Give a number from 0 to 65535.",
+    ),
+    Setting(
         "KEYSTEAD_SIMULATOR", "AWS simulator", values.switch, None,
         "Whether the bundled AWS simulator runs, on loopback, and accounts may use it.",
         "Write on or off.", default_note="on when embedded, off with a database server",

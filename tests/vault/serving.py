@@ -115,7 +115,7 @@ class Place:
     """A data folder, free ports, and the environment that names both."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
-        web, xks, simulator = free_ports(3)
+        web, xks, simulator, metrics = free_ports(4)
         self.folder = folder
         self.data = folder / "var"
         self.environ = {
@@ -125,6 +125,7 @@ class Place:
             "KEYSTEAD_WEB_PORT": str(web),
             "KEYSTEAD_XKS_PORT": str(xks),
             "KEYSTEAD_SIMULATOR_PORT": str(simulator),
+            "KEYSTEAD_METRICS_PORT": str(metrics),
             **settings,
         }
         self._processes: list[Process] = []

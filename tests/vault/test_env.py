@@ -69,6 +69,8 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
     "KEYSTEAD_XKS_JOURNAL_DAYS": ("400", 400, ["0", "36501", "ever"]),
     "KEYSTEAD_XKS_JOURNAL_SYNC": ("group", "group", ["fsync", "off"]),
     "KEYSTEAD_XKS_SOCKET": ("/run/k/x.sock", Path("/run/k/x.sock"), []),
+    "KEYSTEAD_METRICS_ADDRESS": ("10.0.0.5", "10.0.0.5", ["metrics.bank.test"]),
+    "KEYSTEAD_METRICS_PORT": ("0", 0, ["65536", "off"]),
     "KEYSTEAD_SIMULATOR": ("yes", True, ["perhaps"]),
     "KEYSTEAD_SIMULATOR_PORT": ("4567", 4567, ["x"]),
     "KEYSTEAD_SIMULATOR_XKS_TIMEOUT_MS": ("500", 500, ["9", "soon"]),
