@@ -27,6 +27,7 @@ from xks.agent_registrar import Registrar
 from xks.agent_registry import Registry
 from xks.agent_socket import bind_socket, claim_socket
 from xks.agent_workers import Workers
+from xks.metrics_agent import AgentMetrics, MetricsSettings
 
 log = structlog.get_logger("keystead.agent")
 
@@ -52,8 +53,15 @@ class Agent:
         software_version: str,
         journal_folder: Path | None = None,
         journal_days: int = 90,
+        metrics: MetricsSettings | None = None,
     ) -> None:
-        """``journal_folder``: where this node's workers write their journals; None when they do not."""
+        """``journal_folder``: where this node's workers write their journals; None when they do not.
+
+        ``metrics``: where Prometheus is answered; None for nowhere.
+        """
+        self._journal_folder = journal_folder
+        self._metrics = metrics
+        self._version = software_version
         self._socket_path = socket_path
         self._max_staleness_s = max_staleness_s
         self._poll_s = min(POLL_S, max_staleness_s / 5)
@@ -92,11 +100,23 @@ class Agent:
                 failed=failed,
                 beat_s=self._beat_s,
             )
+        metrics: AgentMetrics | None = None
+        if self._metrics is not None:
+            metrics = AgentMetrics(
+                self._metrics,
+                node_name=self._registry.name,
+                version=self._version,
+                max_staleness_s=self._max_staleness_s,
+                journal_folder=self._journal_folder,
+                figures=lambda: workers.figures,
+                refused=lambda: reader.refuses,
+            )
         workers = Workers(
             registrar,
             max_staleness_s=self._max_staleness_s,
             lease_every_s=self._beat_s * 0.9,
             journals=keeper,
+            metrics=metrics.node if metrics is not None else None,
         )
         reader = Reader(
             take=lambda loaded, at: call_in(loop, workers.take, loaded, at),
@@ -108,6 +128,8 @@ class Agent:
             server = await asyncio.start_unix_server(workers.converse, sock=bind_socket(self._socket_path))
             registrar.start()
             reader.start()
+            if metrics is not None:
+                metrics.start()
             if keeper is not None:
                 keeper.start()
             log.info("agent ready", node=self._registry.name, socket=str(self._socket_path))
@@ -124,6 +146,8 @@ class Agent:
                 await workers.close()
                 reader.stop()
                 registrar.stop()
+                if metrics is not None:
+                    await asyncio.to_thread(metrics.stop)
                 if keeper is not None:
                     keeper.stop()
                 await asyncio.to_thread(join, reader, registrar, *([keeper] if keeper is not None else []))

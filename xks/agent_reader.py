@@ -54,6 +54,8 @@ class Reader(threading.Thread):
         self._failures = 0
         self._alarmed_at: float | None = None
         self._watch = new_watch()
+        self.refuses = False
+        """Whether the database that was found is older than what is applied, and so refused."""
 
     def run(self) -> None:
         """See Thread."""
@@ -97,6 +99,7 @@ class Reader(threading.Thread):
             log.warning("the log of changes has a gap; loading everything", gap=str(gap))
             return None
         except WentBackwards as refused:
+            self.refuses = True
             self._alarm(
                 "REFUSED an older database: nothing is taken from it, and workers get no lease. "
                 "Restart this agent to accept it.",
@@ -111,6 +114,7 @@ class Reader(threading.Thread):
             log.info("the database answers again")
         self._failures = 0
         self._alarmed_at = None
+        self.refuses = False
         if loaded is not None:
             took_s = boot_clock() - asked_at
             report_left_out(loaded.left_out)

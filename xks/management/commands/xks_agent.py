@@ -14,6 +14,7 @@ from vault.keys import RootKeyError
 from xks.agent import Agent
 from xks.agent_socket import SocketUnusable
 from xks.journal_writer import journal_folder
+from xks.metrics_agent import MetricsSettings
 
 
 class Command(BaseCommand):
@@ -44,5 +45,22 @@ async def serve() -> None:
         software_version=__version__,
         journal_days=env.get("KEYSTEAD_XKS_JOURNAL_DAYS"),
         journal_folder=journal_folder(env.data_dir(), env.get("KEYSTEAD_NODE_NAME")),
+        metrics=metrics_settings(),
     )
     await agent.run(stop)
+
+
+def metrics_settings() -> MetricsSettings | None:
+    """Where this process's settings have Prometheus answered; None for nowhere."""
+    port = env.get("KEYSTEAD_METRICS_PORT")
+    if not port:
+        return None
+    certificate = None
+    if env.get("KEYSTEAD_XKS_TLS"):
+        certificate = env.get("KEYSTEAD_XKS_TLS_CERT") or env.data_dir() / "tls" / "xks.pem"
+    return MetricsSettings(
+        address=env.get("KEYSTEAD_METRICS_ADDRESS"),
+        port=port,
+        expected_workers=env.get("KEYSTEAD_XKS_WORKERS"),
+        certificate=certificate,
+    )
