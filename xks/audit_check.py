@@ -19,7 +19,7 @@ from vault.event_chain import EventsBroken, check_events
 from xks import journal_format as form
 from xks.audit_seals import stored_seals
 from xks.journal_recovery import segments_of
-from xks.journal_writer import journal_folder, read_segment, segment_path
+from xks.journal_writer import node_folder_name, read_segment, segment_path
 from xks.models import AuditKey, JournalChain
 from xks.seals import FIRST_PREVIOUS, Seal, SealBroken, open_seal
 
@@ -241,4 +241,4 @@ def _look_for_strangers(chains: dict[str, _Chain], journal: Path, report: Report
 
 
 def _node_folder(journal: Path, node: str) -> Path:
-    return journal_folder(journal.parent, node)
+    return journal / node_folder_name(node)

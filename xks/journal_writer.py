@@ -43,7 +43,12 @@ _AGAIN: Final = "can be written again".ljust(380)
 
 def journal_folder(data: Path, node: str) -> Path:
     """Return the folder of a node's journals below the data folder."""
-    return data / "journal" / quote(node, safe="").replace(".", "%2E" if set(node) <= {"."} else ".")
+    return data / "journal" / node_folder_name(node)
+
+
+def node_folder_name(node: str) -> str:
+    """Return the name of the folder that holds a node's journals."""
+    return quote(node, safe="").replace(".", "%2E" if set(node) <= {"."} else ".")
 
 
 def segment_path(folder: Path, chain: str, segment: int) -> Path:

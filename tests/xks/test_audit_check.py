@@ -22,6 +22,7 @@ from vault.changes import change
 from vault.models import AuditEvent
 from xks import journal_format as form
 from xks.agent_journal import Journals
+from xks.agent_shipping import Shipping
 from xks.audit_check import Report, verify
 from xks.audit_seals import ensure_key, seal_events
 from xks.journal_writer import journal_folder, segment_path
@@ -55,6 +56,7 @@ class World:
             with change(Actor.system("cli")) as tx:
                 tx.audit(Action.VAULT_UPDATE, None)
         self.keeper.tend(set())
+        Shipping("node-1", self.folder).turn()
         seal_events()
         self.public_key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(ensure_key().public_key))
 
@@ -218,6 +220,14 @@ def test_seals_cut_together_with_their_count_show_by_a_known_head(world: World) 
     assert world.check(known_head=(1, "0" * 64)).findings == [
         "seal 1: it is not the one that was seen before"
     ]
+
+
+def test_journals_may_be_checked_where_they_were_copied_to(world: World) -> None:
+    copied = world.journal.rename(world.journal.with_name("evidence"))
+    world.journal = copied
+    report = world.check()
+    assert report.findings == []
+    assert report.records == 31
 
 
 def test_journals_of_another_host_are_a_note(world: World) -> None:
