@@ -11,7 +11,7 @@ PACKAGES := .venv/.ready-packages
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(RUNTIME): requirements/runtime.lock scripts/setup.sh scripts/install_project.py
 	@scripts/setup.sh runtime
@@ -38,6 +38,10 @@ test: $(DEV) $(PACKAGES) ## Run the tests, on PostgreSQL and again on SQLite
 .PHONY: test-long
 test-long: $(DEV) $(PACKAGES) ## Run the tests that take minutes
 	@$(BIN)/python scripts/run_tests.py --long $(ARGS)
+
+.PHONY: test-cluster
+test-cluster: $(DEV) $(PACKAGES) ## Break a cluster of two nodes under load, and write docs/reliability.md (7 minutes)
+	@$(BIN)/python -m tests.cluster --write $(ARGS)
 
 .PHONY: bench-api
 bench-api: $(DEV) $(PACKAGES) ## Measure lists and details of 100,000 CloudKeys, on SQLite and PostgreSQL

@@ -34,6 +34,11 @@ class Api:
         """Close the connection; the session stays."""
         self._client.close()
 
+    def session_headers(self) -> dict[str, str]:
+        """Return the headers that make a request of another client this person's."""
+        cookies = "; ".join(f"{name}={value}" for name, value in self._client.cookies.items())
+        return {"Cookie": cookies, "X-CSRFToken": self._client.headers["X-CSRFToken"]}
+
     def sign_in(self, email: str, password: str) -> dict[str, Any]:
         """Begin a session; return who one is."""
         return self._remember(self.post("auth/sign-in", email=email, password=password))
