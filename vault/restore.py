@@ -48,7 +48,7 @@ _SET_GENERATION = (
 _DROP_TABLES = """
 DO $$ DECLARE found record; BEGIN
   FOR found IN SELECT tablename FROM pg_catalog.pg_tables WHERE schemaname = 'public' LOOP
-    EXECUTE pg_catalog.format('DROP TABLE public.%I CASCADE', found.tablename);
+    EXECUTE pg_catalog.format('DROP TABLE IF EXISTS public.%I CASCADE', found.tablename);
   END LOOP;
 END $$
 """

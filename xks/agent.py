@@ -25,6 +25,7 @@ from xks.agent_journal import Journals, Keeper
 from xks.agent_reader import Reader
 from xks.agent_registrar import Registrar
 from xks.agent_registry import Registry
+from xks.agent_shipping import Shipping, ShippingThread
 from xks.agent_socket import bind_socket, claim_socket
 from xks.agent_workers import Workers
 from xks.metrics_agent import AgentMetrics, MetricsSettings
@@ -53,6 +54,7 @@ class Agent:
         software_version: str,
         journal_folder: Path | None = None,
         journal_days: int = 90,
+        request_days: int = 30,
         metrics: MetricsSettings | None = None,
     ) -> None:
         """``journal_folder``: where this node's workers write their journals; None when they do not.
@@ -67,8 +69,10 @@ class Agent:
         self._poll_s = min(POLL_S, max_staleness_s / 5)
         self._beat_s = min(BEAT_S, max_staleness_s / 5)
         self._journals: Journals | None = None
+        self._shipping: Shipping | None = None
         if journal_folder is not None:
             self._journals = Journals(node_name, journal_folder, keep=timedelta(days=journal_days))
+            self._shipping = Shipping(node_name, journal_folder, request_days=request_days)
         self._registry = Registry(node_name, software_version, max_staleness_s=max_staleness_s)
 
     async def run(self, stop: asyncio.Event, *, started: Callable[[], None] = lambda: None) -> None:
@@ -100,6 +104,9 @@ class Agent:
                 failed=failed,
                 beat_s=self._beat_s,
             )
+        helpers: list[ShippingThread] = []
+        if self._shipping is not None:
+            helpers.append(ShippingThread(self._shipping, failed=failed, beat_s=self._beat_s))
         metrics: AgentMetrics | None = None
         if self._metrics is not None:
             metrics = AgentMetrics(
@@ -132,6 +139,8 @@ class Agent:
                 metrics.start()
             if keeper is not None:
                 keeper.start()
+            for helper in helpers:
+                helper.start()
             log.info("agent ready", node=self._registry.name, socket=str(self._socket_path))
             started()
             stopped = asyncio.create_task(stop.wait())
@@ -150,7 +159,11 @@ class Agent:
                     await asyncio.to_thread(metrics.stop)
                 if keeper is not None:
                     keeper.stop()
-                await asyncio.to_thread(join, reader, registrar, *([keeper] if keeper is not None else []))
+                for helper in helpers:
+                    helper.stop()
+                await asyncio.to_thread(
+                    join, reader, registrar, *([keeper] if keeper is not None else []), *helpers
+                )
                 if not reader.is_alive():
                     reader.close()
                 self._socket_path.unlink(missing_ok=True)

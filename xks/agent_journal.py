@@ -28,9 +28,9 @@ from xks.agent_registry import ProcessName, boot_id
 from xks.audit_seals import add_seal, seal_events
 from xks.journal_keeping import compress_one, drop_old
 from xks.journal_recovery import Anchor, Examined, examine_file, segments_of
-from xks.journal_shipping import Shipper
-from xks.journal_writer import segment_path
+from xks.journal_writer import read_segment, segment_path
 from xks.models import JournalChain
+from xks.request_rows import blocks_of, rows_of
 
 log = structlog.get_logger("keystead.agent")
 
@@ -81,7 +81,6 @@ class Journals:
         self._kept_at = 0.0
         self._folder = folder
         self._cursors: dict[UUID, _Cursor] = {}
-        self._shipper = Shipper(folder)
 
     def tend(self, gone: set[str]) -> None:
         """Anchor and seal; ``gone`` names processes that have said goodbye or ended.
@@ -91,8 +90,6 @@ class Journals:
         for row in JournalChain.objects.filter(node_name=self.node_name, ended_at=None):
             ended = row.process in gone or has_ended(ProcessName.parse(row.process))
             self._anchor(row)
-            if self._ship(row, ended=ended):
-                continue  # it is sealed and closed once all of it has been counted
             self._seal_segments(row, ended=ended)
             if ended and row.ended_at is not None:
                 self._cursors.pop(row.id, None)
@@ -104,15 +101,6 @@ class Journals:
         if not compress_one(self.node_name, self._folder):
             self._kept_at = time.monotonic()
             drop_old(self.node_name, self._folder, now=timezone.now(), keep=self._keep)
-
-    def _ship(self, row: JournalChain, *, ended: bool) -> bool:
-        """Count what is new; whether more is left for the next time."""
-        try:
-            return self._shipper.ship(row, ended=ended)[1]
-        except form.SegmentDamaged as damage:
-            # Sealing looks closer, says so and signs it; the other journals are not to wait for that.
-            log.error("a journal could not be counted to its end", chain=row.id.hex, cause=str(damage))
-            return False
 
     def _anchor(self, row: JournalChain) -> None:
         numbers = segments_of(self._folder, row.id.hex)
@@ -169,6 +157,7 @@ class Journals:
                 end=found.end,
                 detail=found.detail,
             )
+        rows = self._rows(row, number, found)
         row.sealed_segments = number + 1
         row.sealed_mac = found.mac.hex() if holds else ""
         end = _worse(row.end, found, followed=followed)
@@ -176,8 +165,21 @@ class Journals:
         seal(row, "state", form.next_state(state))
         with transaction.atomic():
             row.save(update_fields=["sealed_segments", "sealed_mac", "state", "end"])
-            add_seal(segment_statement(row, number, state, before, found))
+            add_seal({**segment_statement(row, number, state, before, found), **rows})
         return end
+
+    def _rows(self, row: JournalChain, number: int, found: Examined) -> dict[str, object]:
+        """Return digests of the records that hold, which speak for the database where the file is not at hand."""
+        if not found.records:
+            return {"rows": []}
+        try:
+            data = read_segment(self._folder, row.id.hex, number)
+            return {"rows": list(blocks_of(rows_of(data, entries=found.entries)))}
+        except form.SegmentDamaged as damage:
+            log.error(
+                "records of a journal cannot be read", chain=row.id.hex, segment=number, cause=str(damage)
+            )
+            return {}
 
 
 def segment_statement(

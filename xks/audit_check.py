@@ -1,7 +1,8 @@
-"""`keystead audit verify`: seals, journals and audit events against the public key (docs/journal.md).
+"""`keystead audit verify`: seals, journals, audit store and audit events against the public key (docs/journal.md).
 
-Needs no secret.  A *finding* is something that is not what was written; a *note* is worth knowing and
-is none: a worker that was killed, what is not sealed yet, journals of other nodes that are not here.
+Needs no secret.  A *finding* is something that is not what was written.  A *gap* is something that was written and is
+not, or not yet, in the database, perhaps lost with its node.  A *note* is worth knowing and is neither: a worker that was
+killed, what is not sealed yet, journals of other nodes that are not here, a database that was restored.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from vault.event_chain import EventsBroken, check_events
 from xks import journal_format as form
 from xks.audit_seals import stored_seals
+from xks.audit_store_check import check_store
 from xks.journal_recovery import segments_of
 from xks.journal_writer import node_folder_name, read_segment, segment_path
 from xks.models import AuditKey, JournalChain
@@ -29,6 +33,7 @@ class Report:
     """What a verification found. ``findings`` empty means that everything holds, as far as it goes."""
 
     findings: list[str] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     seals: int = 0
     head: str = FIRST_PREVIOUS
@@ -36,6 +41,8 @@ class Report:
     chains: int = 0
     segments: int = 0
     records: int = 0
+    stored: int = 0
+    """Records of the database that were compared."""
     events: int = 0
 
     @property
@@ -52,23 +59,39 @@ class _Chain:
     segments: list[dict[str, Any]] = field(default_factory=list)
     ended_after: int | None = None
     dropped: set[int] = field(default_factory=set)
+    stray: bool = False
+    """It was found after a restore, without its key."""
+
+
+@dataclass
+class _Signed:
+    """What the seals say."""
+
+    chains: dict[str, _Chain] = field(default_factory=dict)
+    events: dict[int, str] = field(default_factory=dict)
+    kept_from: datetime | None = None
 
 
 def verify(
-    public_key: Ed25519PublicKey, journal: Path, *, known_head: tuple[int, str] | None = None
+    public_key: Ed25519PublicKey,
+    journal: Path,
+    *,
+    known_head: tuple[int, str] | None = None,
+    wanted: Callable[[datetime], bool] = lambda _: True,
 ) -> Report:
     """Check everything; ``journal`` is <data>/journal.
 
-    ``known_head`` is number and digest of a seal that was seen before.
+    ``known_head`` is number and digest of a seal that was seen before; ``wanted`` says of which segments and hours, by
+    their beginning, the records in the database are compared.
 
     Raises:
         OSError: a file that is there cannot be read.
     """
     report = Report()
-    chains: dict[str, _Chain] = {}
-    signed_events: dict[int, str] = {}
+    signed = _Signed()
+    chains = signed.chains
     try:
-        _read_seals(stored_seals(), public_key, known_head, chains, signed_events, report)
+        _read_seals(stored_seals(), public_key, known_head, signed, report)
     except SealBroken as broken:
         # What the seals behind it say is not known, so nothing can be called missing or strange.
         report.findings.append(str(broken))
@@ -79,11 +102,12 @@ def verify(
         _check_chain(name, chain, journal, report, all_sealed=sealed)
     if sealed:
         _look_for_strangers(chains, journal, report)
+        _check_store(signed, journal, wanted, report)
     try:
-        report.events = check_events(signed_events)
+        report.events = check_events(signed.events)
     except EventsBroken as broken:
         report.findings.append(str(broken))
-    unsealed = report.events - max(signed_events, default=0)
+    unsealed = report.events - max(signed.events, default=0)
     if unsealed > 0:
         report.notes.append(f"{unsealed} audit events are linked and not sealed yet")
     return report
@@ -93,15 +117,16 @@ def _read_seals(
     seals: list[Seal],
     public_key: Ed25519PublicKey,
     known_head: tuple[int, str] | None,
-    chains: dict[str, _Chain],
-    signed_events: dict[int, str],
+    signed: _Signed,
     report: Report,
 ) -> None:
+    chains = signed.chains
+    restored: int | None = None
+    known_number, known_digest = known_head or (0, "")
+    replaced = False
     for number, seal in enumerate(seals, 1):
         opened = open_seal(public_key, seal, number, report.head)
         report.seals, report.head = number, seal.digest
-        if known_head is not None and known_head[0] == number and known_head[1] != seal.digest:
-            raise SealBroken(number, "it is not the one that was seen before")
         statement = opened.statement
         match statement["kind"]:
             case "chain":
@@ -113,13 +138,50 @@ def _read_seals(
             case "dropped":
                 chains[statement["chain"]].dropped.add(statement["segment"])
             case "events":
-                signed_events[statement["position"]] = statement["digest"]
+                signed.events[statement["position"]] = statement["digest"]
+            case "store":
+                signed.kept_from = datetime.fromisoformat(statement["kept_from"])
+            case "stray":
+                segments = statement["segments"]
+                chains[statement["chain"]] = _Chain(statement["node"], segments, len(segments), stray=True)
+            case "restored":
+                restored = number
+                report.notes.append(
+                    f"seal {number}: the database was restored from a backup before {opened.at}; what was sealed between"
+                    " the backup and the restore is not in it"
+                )
             case kind:
                 raise SealBroken(number, f"it speaks of {kind!r}, which this release does not know")
+        if number == known_number and known_digest != seal.digest:
+            replaced = True
+    if restored is not None and restored <= known_number and (replaced or len(seals) < known_number):
+        report.findings.append(
+            f"seals {restored} to {known_number} that were there before are gone with a restore of an older database: what"
+            " they said of that time cannot be proven from here. Compare the journals with a copy of the newer"
+            " database, or go on with the head of this check"
+        )
+        known_number = 0
+    elif replaced:
+        raise SealBroken(known_number, "it is not the one that was seen before")
     count = AuditKey.objects.values_list("seals", flat=True).filter(pk=1).first() or 0
-    wanted = max(count, known_head[0] if known_head is not None else 0)
+    wanted = max(count, known_number)
     if len(seals) < wanted:
         raise SealBroken(len(seals) + 1, f"it is missing, and there were {wanted}")
+
+
+def _check_store(signed: _Signed, journal: Path, wanted: Callable[[datetime], bool], report: Report) -> None:
+    def read(node: str, chain: str, number: int) -> bytes | None:
+        try:
+            return read_segment(_node_folder(journal, node), chain, number)
+        except FileNotFoundError:
+            return None
+
+    told = {name: (chain.node, chain.segments, chain.ended_after) for name, chain in signed.chains.items()}
+    found = check_store(told, signed.kept_from, read, wanted=wanted)
+    report.findings += found.findings
+    report.gaps += found.gaps
+    report.notes += found.notes
+    report.stored = found.records
 
 
 def _check_chain(name: str, chain: _Chain, journal: Path, report: Report, *, all_sealed: bool) -> None:
@@ -133,6 +195,9 @@ def _check_chain(name: str, chain: _Chain, journal: Path, report: Report, *, all
         if statement["segment"] != number:
             report.findings.append(f"{where}: was never sealed")
             return
+        if chain.stray:
+            _check_stray(folder, name, statement, where, present, report, here=here)
+            continue
         if statement["end"] in ("damaged", "missing"):
             report.findings.append(f"{where}: {statement['end']} when it was sealed: {statement['detail']}")
             before = None
@@ -162,6 +227,34 @@ def _check_chain(name: str, chain: _Chain, journal: Path, report: Report, *, all
             report.findings.append(f"journal {chain.node}/{name}: ended after {chain.ended_after} segments")
         for number in sorted(present - set(range(len(chain.segments)))):
             report.findings.append(f"journal {chain.node}/{name} segment {number}: put in from outside")
+
+
+def _check_stray(
+    folder: Path,
+    name: str,
+    statement: dict[str, Any],
+    where: str,
+    present: set[int],
+    report: Report,
+    *,
+    here: bool,
+) -> None:
+    number = statement["segment"]
+    if number in present:
+        data = read_segment(folder, name, number)
+        report.segments += 1
+        report.records += statement["records"]
+        if hashlib.sha256(data[: statement["bytes"]]).hexdigest() != statement["sha256"]:
+            report.findings.append(f"{where}: changed since it was found after the restore")
+        else:
+            report.notes.append(
+                f"{where}: found after a restore, unchanged since; its key went with the newer database, so who wrote it"
+                " cannot be proven"
+            )
+    elif here:
+        report.findings.append(f"{where}: the file is missing")
+    else:
+        report.notes.append(f"{where}: on another host")
 
 
 def _check_segment(data: bytes, statement: dict[str, Any], where: str, report: Report) -> None:

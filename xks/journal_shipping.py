@@ -1,41 +1,36 @@
-"""Counts what workers have journalled into the hourly sums, each record exactly once.
+"""Ships what workers have journalled into the database, each record exactly once.
 
-The sums and the cursor of the segment are written in one transaction, so that a shipper
-that dies at any moment goes on where the cursor says that it stopped.
+Single records, hourly sums, counts of delays and the cursor of the segment are written in one transaction, so that a
+shipper that dies at any moment goes on where the cursor says that it stopped.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
+import structlog
 from django.db import transaction
-from django.db.models import F, Value
-from django.db.models.functions import Greatest
 
+from cloudkeys.models import XksKeyStore
 from xks import journal_format as form
-from xks.journal import Record
+from xks import request_copy as copy
 from xks.journal_recovery import segments_of
-from xks.journal_writer import segment_path
-from xks.models import JournalChain, JournalShipment, UsageHour
+from xks.journal_writer import read_segment, segment_path
+from xks.models import JournalChain, JournalShipment
+from xks.request_partitions import day_of, ensure_partitions, kept_from
+from xks.request_rows import Row, RowReader, Withheld
 
-BATCH = 2000
+log = structlog.get_logger("keystead.agent")
+
+BATCH = 5000
 """Records of one transaction."""
-
-_USAGE_FIELDS = (
-    "hour",
-    "store_id",
-    "key_id",
-    "operation",
-    "principal_arn",
-    "kms_via_service",
-    "outcome",
-)
-_UsageKey = tuple[datetime, str, str, str, str, str, str]
+_CHUNK = 1024 * 1024
+"""Bytes of a segment that are read at once."""
+_VAULTS_FOR_S = 300.0
 
 
 @dataclass
@@ -45,7 +40,17 @@ class _Place:
     segment: int
     offset: int = 0
     entries: int = 0
-    reader: form.RecordReader = field(default_factory=form.RecordReader)
+    reader: RowReader = field(default_factory=RowReader)
+
+
+@dataclass
+class _Found:
+    """What one transaction writes."""
+
+    rows: list[Row] = field(default_factory=list)
+    withheld: list[Withheld] = field(default_factory=list)
+    more: bool = False
+    damage: form.SegmentDamaged | None = None
 
 
 class Shipper:
@@ -55,88 +60,169 @@ class Shipper:
         self._folder = folder
         self._batch = batch
         self._places: dict[UUID, _Place] = {}
+        self._vaults: dict[str, UUID | None] = {}
+        self._vaults_until = 0.0
 
-    def ship(self, chain: JournalChain, *, ended: bool = False, batches: int = 50) -> tuple[int, bool]:
-        """Count what is there and not counted yet, so many batches at most.
+    def ship(self, chain: JournalChain, *, batches: int = 50) -> tuple[int, bool]:
+        """Ship what is there and not shipped yet, so many batches at most.
 
-        ``ended``: nobody writes the chain any more.  Returns the number of records, and whether more is left.
+        ``chain`` as it was read before this call: what it says is sealed grows no more.
 
-        Raises SegmentDamaged where a segment cannot be read; what comes before has been counted.
+        Returns:
+            The number of records, and whether more is left.
+
+        Raises:
+            SegmentDamaged: a segment that may still grow cannot be read; what comes before has been shipped.
         """
         shipped = 0
         numbers = segments_of(self._folder, chain.id.hex)
-        shipped_whole = JournalShipment.objects.filter(chain=chain, complete=True)
-        done = set(shipped_whole.values_list("segment", flat=True))
-        for number in numbers:
-            if number in done:
-                continue
-            followed = number != numbers[-1] or ended
+        done = set(
+            JournalShipment.objects.filter(chain=chain, complete=True).values_list("segment", flat=True)
+        )
+        last = numbers[-1] if numbers else -1
+        for number in sorted({*numbers, *range(chain.sealed_segments)} - done):
+            finished = number < max(last, chain.sealed_segments) or chain.ended_at is not None
             while batches > 0:
                 batches -= 1
-                count, more = self._ship_some(chain, number, followed=followed)
+                count, more = self._ship_some(chain, number, finished=finished)
                 shipped += count
                 if not more:
                     break
             else:
                 return shipped, True
+        if chain.ended_at is not None:
+            JournalChain.objects.filter(pk=chain.pk).update(shipped=True)
+            self._places.pop(chain.id, None)
         return shipped, False
 
-    def _ship_some(self, chain: JournalChain, number: int, *, followed: bool) -> tuple[int, bool]:
+    def _ship_some(self, chain: JournalChain, number: int, *, finished: bool) -> tuple[int, bool]:
+        cursor, _ = JournalShipment.objects.get_or_create(chain=chain, segment=number)
         place = self._places.pop(chain.id, None)
-        with transaction.atomic():
-            cursor, _ = JournalShipment.objects.select_for_update().get_or_create(chain=chain, segment=number)
-            if place is None or place.segment != number or place.entries != cursor.entries:
-                place = _Place(number)  # from the beginning: the names told there are needed
-            skip = cursor.entries
-            with open(segment_path(self._folder, chain.id.hex, number), "rb") as file:
-                file.seek(place.offset)
-                data = file.read()
-            found: list[Record] = []
-            more = False
-            base = place.offset
-            for entry in form.read_entries(data, sequence=place.entries):
-                if len(found) >= self._batch:
-                    more = True
-                    break
-                if entry.kind == form.NAME:
-                    place.reader.learn(entry)
-                elif entry.kind == form.RECORD and entry.sequence >= skip:
-                    found.append(place.reader.record(entry))
-                place.offset, place.entries = base + entry.end, entry.sequence + 1
-            complete = followed and not more
-            if place.entries > cursor.entries or complete != cursor.complete:
-                _add(found)
-                JournalShipment.objects.filter(pk=cursor.pk).update(entries=place.entries, complete=complete)
+        if place is None or place.segment != number or place.entries != cursor.entries:
+            place = _Place(number)  # from the beginning: the names told there are needed
+        before = cursor.entries
+        found = self._read(chain.id.hex, place, skip=before, finished=finished)
+        if found.damage is not None:
+            if not finished:
+                raise found.damage  # sealing looks closer, says so and signs it; until then it may be being written
+            log.error(
+                "a journal cannot be shipped to its end",
+                chain=chain.id.hex,
+                segment=number,
+                cause=str(found.damage),
+            )
+        complete = finished and not found.more
+        if place.entries > before or complete:
+            self._make_room(found)
+            with transaction.atomic():
+                self._write(chain, number, place, found, before=before, complete=complete)
         if not complete:
             self._places[chain.id] = place
-        return len(found), more
+        return len(found.rows), found.more
+
+    def _write(
+        self,
+        chain: JournalChain,
+        number: int,
+        place: _Place,
+        found: _Found,
+        *,
+        before: int,
+        complete: bool,
+    ) -> None:
+        changes: dict[str, object] = {"entries": max(place.entries, before), "complete": complete}
+        if found.rows:
+            changes["last_at"] = moment(max(row.at for row in found.rows))
+        if found.damage is not None:
+            changes["damaged"] = True
+        # First, so that two shippers of one journal (an agent thought dead) never both write.
+        moved = JournalShipment.objects.filter(
+            chain=chain, segment=number, entries=before, complete=False
+        ).update(**changes)
+        if moved != 1:
+            raise ShippedElsewhere(f"{chain.id.hex} segment {number}")
+        names = place.reader.names
+        kept = kept_from()
+        oldest = int(kept.timestamp()) * 1_000_000
+        rows = [row for row in found.rows if row.at >= oldest]
+        copy.insert(chain.id, number, rows, names, self._vault_of)
+        if found.withheld:
+            copy.mark_withheld(chain.id, number, found.withheld)
+        copy.add_sums(found.rows, names)
+        copy.add_traffic(found.rows, names)
+
+    def _read(self, chain: str, place: _Place, *, skip: int, finished: bool) -> _Found:
+        """Read one batch; ``place`` moves on with what was taken."""
+        found = _Found()
+        path = segment_path(self._folder, chain, place.segment)
+        try:
+            with open(path, "rb") as file:
+                while not found.more:
+                    file.seek(place.offset)
+                    data = file.read(_CHUNK)
+                    if not self._take(data, place, found, skip=skip) or len(data) < _CHUNK:
+                        break
+        except FileNotFoundError:
+            try:
+                data = read_segment(self._folder, chain, place.segment)[place.offset :]
+                self._take(data, place, found, skip=skip)
+            except FileNotFoundError:
+                found.damage = form.SegmentDamaged(place.entries, place.offset, "there is no such file")
+        return found
+
+    def _take(self, data: bytes, place: _Place, found: _Found, *, skip: int) -> bool:
+        """Take what is whole in ``data``; whether there was anything."""
+        base, began = place.offset, place.entries
+        try:
+            for entry in form.read_entries(data, sequence=began):
+                if len(found.rows) >= self._batch:
+                    found.more = True
+                    break
+                told = place.reader.read(entry)
+                if told is not None and entry.sequence >= skip:
+                    if isinstance(told, Row):
+                        found.rows.append(told)
+                    else:
+                        found.withheld.append(told)
+                place.offset, place.entries = base + entry.end, entry.sequence + 1
+        except form.SegmentDamaged as damage:
+            found.damage = damage
+            return False
+        return place.entries > began
+
+    def _make_room(self, found: _Found) -> None:
+        kept = day_of(kept_from())
+        days = {moment(at).date() for at in {row.at // 3_600_000_000 * 3_600_000_000 for row in found.rows}}
+        ensure_partitions(day for day in days if day >= kept)
+
+    def _vault_of(self, store_id: str) -> UUID | None:
+        if time.monotonic() > self._vaults_until:
+            self._vaults.clear()
+            self._vaults_until = time.monotonic() + _VAULTS_FOR_S
+        if store_id not in self._vaults:
+            try:
+                store = UUID(store_id)
+            except ValueError:
+                return None
+            self._vaults[store_id] = (
+                XksKeyStore.objects.filter(pk=store).values_list("vault_id", flat=True).first()
+            )
+        return self._vaults[store_id]
 
 
-def _add(found: Iterable[Record]) -> None:
-    sums: dict[_UsageKey, int] = defaultdict(int)
-    last: dict[_UsageKey, datetime] = {}
-    for record in found:
-        at = datetime.fromtimestamp(record.at, UTC)
-        key = (
-            at.replace(minute=0, second=0, microsecond=0),
-            record.store_id,
-            record.key_id,
-            record.operation,
-            record.principal_arn,
-            record.kms_via_service,
-            record.outcome,
-        )
-        sums[key] += 1
-        last[key] = max(last.get(key, at), at)
-    for key in sorted(sums):  # in one order everywhere, so that two shippers never wait for each other
-        _add_usage(dict(zip(_USAGE_FIELDS, key, strict=True)), sums[key], last[key])
+class ShippedElsewhere(Exception):
+    """Another shipper has moved the cursor: nothing was written, and the next look begins at its place."""
 
 
-def _add_usage(which: dict[str, object], count: int, last_at: datetime) -> None:
-    rows = UsageHour.objects.filter(**which)
-    added = {"count": F("count") + count, "last_at": Greatest(F("last_at"), Value(last_at))}
-    if rows.update(**added):
-        return
-    _, made = UsageHour.objects.get_or_create(**which, defaults={"count": count, "last_at": last_at})
-    if not made:
-        rows.update(**added)
+def moment(microseconds: int) -> datetime:
+    """Return a time of a record. One that no calendar holds becomes its end: a clock may be that wrong."""
+    try:
+        whole, part = divmod(microseconds, 1_000_000)
+        return datetime.fromtimestamp(whole, UTC).replace(microsecond=part)
+    except (ValueError, OverflowError, OSError):
+        return datetime(9999, 12, 30, tzinfo=UTC)
+
+
+def unshipped(node_name: str) -> list[JournalChain]:
+    """Return the journals of a node of which the database may not have everything."""
+    return list(JournalChain.objects.filter(node_name=node_name, shipped=False).order_by("started_at"))

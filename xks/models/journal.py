@@ -36,10 +36,16 @@ class JournalChain(models.Model):
     started_at = models.DateTimeField(auto_now_add=True)
     ended_at = models.DateTimeField(null=True)
     end = models.CharField(max_length=8, choices=End, blank=True, default=End.OPEN)
+    shipped = models.BooleanField(
+        default=False, help_text="It has ended, and all that can be read of it is in the database."
+    )
 
     class Meta:
         ordering: ClassVar = ["started_at"]
-        indexes: ClassVar = [models.Index(fields=["node_name", "ended_at"], name="journal_chain_node")]
+        indexes: ClassVar = [
+            models.Index(fields=["node_name", "ended_at"], name="journal_chain_node"),
+            models.Index(fields=["node_name", "shipped"], name="journal_chain_shipped"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.node_name} {self.id.hex}"

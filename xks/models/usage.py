@@ -10,7 +10,7 @@ from xks.models.journal import JournalChain
 
 
 class JournalShipment(models.Model):
-    """How far one segment has been counted; moved on in the transaction that adds to the sums."""
+    """How far one segment is in the database; moved on in the transaction that writes its records and sums."""
 
     chain = models.ForeignKey(JournalChain, on_delete=models.CASCADE, related_name="shipments")
     segment = models.PositiveIntegerField()
@@ -18,6 +18,11 @@ class JournalShipment(models.Model):
         default=0, help_text="Entries of the segment that are in the sums."
     )
     complete = models.BooleanField(default=False)
+    damaged = models.BooleanField(default=False, help_text="What follows could not be read, or is gone.")
+    stored_from = models.PositiveBigIntegerField(
+        default=0, help_text="Entries before were counted by a release that kept no single records."
+    )
+    last_at = models.DateTimeField(null=True, help_text="When the last record that was shipped was made.")
 
     class Meta:
         constraints: ClassVar = [
