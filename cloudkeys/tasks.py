@@ -61,6 +61,12 @@ def rotate_due_credentials() -> int:
     return upkeep.rotate_due_credentials(_beat())
 
 
+@shared_task(name="cloudkeys.rotate_due_xks_credentials")
+def rotate_due_xks_credentials() -> int:
+    """Begin rotations of XKS credentials whose date has come."""
+    return upkeep.rotate_due_xks_credentials(_beat())
+
+
 @shared_task(name="cloudkeys.refresh_due_links")
 def refresh_due_links() -> int:
     """Ask AWS about key stores."""

@@ -14,11 +14,12 @@ from django.utils import timezone
 
 from cloudkeys.flows.provisioning import read_pointer
 from cloudkeys.flows.targets import account_of_key, save_gone, save_pointer
-from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, Operation
+from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, Operation, XksKeyStore
 from cloudkeys.operations.errors import OperationError
 from cloudkeys.operations.requests import start_operation
 from cloudkeys.providers import open_provider, test_account
 from cloudkeys.providers.base import ProviderError
+from cloudkeys.services import credential_rotation
 from cloudkeys.services.accounts import record_account_health
 from vault.actions import Action
 from vault.actors import Actor
@@ -61,6 +62,32 @@ def rotate_due_credentials(actor: Actor, limit: int = 20) -> int:
                     account,
                     detail={"operation": str(operation.pk), "why": "schedule"},
                 )
+                count += 1
+        except Conflict:
+            # One is under way already.
+            continue
+    return count
+
+
+def rotate_due_xks_credentials(actor: Actor, limit: int = 20) -> int:
+    """Begin the rotation of XKS credentials whose date has come. Returns how many were begun."""
+    now = timezone.now()
+    failed = Operation.objects.filter(
+        kind=credential_rotation.KIND,
+        state__in=(Operation.State.FAILED, Operation.State.CANCELLED),
+        finished_at__gt=now - FAILED_ROTATION_PAUSE,
+    )
+    busy = Operation.objects.filter(kind=credential_rotation.KIND, state__in=Operation.UNFINISHED)
+    due = XksKeyStore.objects.filter(next_rotation_at__lte=now, **_LIVE)
+    due = due.exclude(pk__in=failed.values("target_id")).exclude(pk__in=busy.values("target_id"))
+    count = 0
+    for store_id in list(due.order_by("next_rotation_at").values_list("pk", flat=True)[:limit]):
+        try:
+            with change(actor) as tx:
+                store = XksKeyStore.objects.select_for_update().get(pk=store_id)
+                if store.next_rotation_at is None or store.next_rotation_at > now:
+                    continue
+                credential_rotation.begin_rotation(actor, tx, store, silence_s=None, why="schedule")
                 count += 1
         except Conflict:
             # One is under way already.

@@ -54,6 +54,8 @@ class Action(StrEnum):
     XKS_CREDENTIAL_CREATE = "cloudkeys:xks_credential:create"
     XKS_CREDENTIAL_SHOW = "cloudkeys:xks_credential:show"
     XKS_CREDENTIAL_RETIRE = "cloudkeys:xks_credential:retire"
+    XKS_CREDENTIAL_ROTATE = "cloudkeys:xks_credential:rotate"
+    XKS_CREDENTIAL_GIVE = "cloudkeys:xks_credential:give"
     STORE_LINK_CREATE = "cloudkeys:store_link:create"
     STORE_LINK_UPDATE = "cloudkeys:store_link:update"
     STORE_LINK_LINK = "cloudkeys:store_link:link"

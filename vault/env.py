@@ -198,6 +198,12 @@ _ROWS = (
         "Give a number of seconds from 1 to 86400.",
     ),
     Setting(
+        "KEYSTEAD_XKS_CREDENTIAL_SILENCE", "XKS endpoint", values.seconds(1, 604800), "3600",
+        "Seconds for which AWS must not have used an XKS credential before a rotation retires it; "
+        "also within which a credential that was used is not retired by hand unless forced.",
+        "Give a number of seconds from 1 to 604800.",
+    ),
+    Setting(
         "KEYSTEAD_XKS_BUDGET_MS", "XKS endpoint", values.count(10, 240), "120",
         "Milliseconds that one XKS request may take from its first byte; AWS KMS gives up after 250, network included.",
         "Give a whole number from 10 to 240.",

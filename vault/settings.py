@@ -161,6 +161,7 @@ _EVERY = {
     "cloudkeys.expire_due_keys": 60.0,
     "cloudkeys.finish_due_deletions": 300.0,
     "cloudkeys.rotate_due_credentials": 300.0,
+    "cloudkeys.rotate_due_xks_credentials": 300.0,
     "cloudkeys.refresh_due_links": 60.0,
     "cloudkeys.refresh_due_pointers": 60.0,
     "cloudkeys.look_at_due_accounts": 60.0,
@@ -294,4 +295,5 @@ SILENCED_SYSTEM_CHECKS = [
 
 KEYSTEAD_SIMULATOR: bool = env.get_or_default("KEYSTEAD_SIMULATOR")
 KEYSTEAD_XKS_MAX_STALENESS: float = env.get_or_default("KEYSTEAD_XKS_MAX_STALENESS")
+KEYSTEAD_XKS_CREDENTIAL_SILENCE: float = env.get_or_default("KEYSTEAD_XKS_CREDENTIAL_SILENCE")
 KEYSTEAD_XKS_PUBLIC_ENDPOINT: str = env.get_or_default("KEYSTEAD_XKS_PUBLIC_ENDPOINT")

@@ -19,7 +19,7 @@ from cloudkeys.api.shapes import (
 from cloudkeys.api.store_links import LINK, LinkSerializer
 from cloudkeys.models import XksCredential, XksKeyStore
 from cloudkeys.naming import XKS_API_PATH
-from cloudkeys.services import stores
+from cloudkeys.services import credentials, stores
 from vault.api.endpoints import ApiView, created, detail, operation, page
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import Listing, flag, identifier, text, vault_of
@@ -195,7 +195,7 @@ def _stores(request: Any) -> Any:
     return rows.prefetch_related("credentials", "links", "links__vault")
 
 
-def new_credential_data(made: stores.NewCredential | None) -> dict[str, Any] | None:
+def new_credential_data(made: credentials.NewCredential | None) -> dict[str, Any] | None:
     """NewCredentialSerializer's data, with the secret; None for None."""
     if made is None:
         return None
@@ -335,7 +335,7 @@ class StoreCredentials(ApiView):
     )
     def post(self, request: Any, store_id: UUID) -> Response:
         """POST"""
-        made = stores.create_xks_credential(request.actor, store_id)
+        made = credentials.create_xks_credential(request.actor, store_id)
         data = new_credential_data(made) or {}
         return created(made.credential, data, location=f"/api/v1/xks-key-stores/{store_id}")
 
@@ -360,7 +360,7 @@ class CredentialRetire(ApiView):
     )
     def post(self, request: Any, credential_id: UUID) -> Response:
         """POST"""
-        row, generation = stores.retire_xks_credential(
+        row, generation = credentials.retire_xks_credential(
             request.actor, credential_id, even_the_last=request.data_in["even_the_last"]
         )
         confirmation = confirmation_data(confirm(generation))

@@ -1,6 +1,14 @@
 """How each kind of long work is done: an explicit table from kind to flow."""
 
-from cloudkeys.flows import bulk, credential_rotation, pointers, provisioning, store_links, versions
+from cloudkeys.flows import (
+    bulk,
+    credential_rotation,
+    pointers,
+    provisioning,
+    store_links,
+    versions,
+    xks_credential_rotation,
+)
 from cloudkeys.operations.steps import Flow
 
 FLOWS: dict[str, Flow] = {
@@ -22,6 +30,7 @@ FLOWS: dict[str, Flow] = {
     "store_link.delete": store_links.DELETE,
     "store_link.refresh": store_links.REFRESH,
     "csp_account.rotate_credential": credential_rotation.ROTATE,
+    "xks_store.rotate_credential": xks_credential_rotation.ROTATE,
     "cloud_keys.bulk": bulk.BULK,
     "cloud_keys.csv_create": bulk.CSV_CREATE,
 }

@@ -280,6 +280,23 @@ KINDS: dict[str, Kind] = _by_name(
             give_up_after=timedelta(days=7),
         ),
         Kind(
+            "xks_store.rotate_credential",
+            "Rotate the XKS credential",
+            Permission.XKS_CREDENTIALS_MANAGE,
+            _steps(
+                ("create", "Make a second credential"),
+                _WORKERS,
+                ("hand_over", "Give it to AWS in every region"),
+                ("watch", "AWS uses the new one everywhere, and the old one no more"),
+                ("retire_old", "Retire the old credential"),
+                ("wait_retired", "Every XKS worker refuses the old one"),
+            ),
+            targets=("xkskeystore",),
+            exclusive=True,
+            no_return="retire_old",
+            give_up_after=timedelta(days=30),
+        ),
+        Kind(
             "cloud_keys.bulk",
             "Act on several CloudKeys",
             Permission.CLOUD_KEYS_VIEW,

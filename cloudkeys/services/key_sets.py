@@ -13,6 +13,7 @@ from django.db import IntegrityError
 from cloudkeys import naming
 from cloudkeys.models import CloudKey, CspAccount, KeySet, Operation, XksKeyStore
 from cloudkeys.schedules import parse_expiration, parse_schedule
+from cloudkeys.services.credentials import NewCredential, add_credential
 from cloudkeys.services.due_dates import spread_expiration, spread_schedule
 from cloudkeys.services.rows import (
     find_group,
@@ -23,8 +24,6 @@ from cloudkeys.services.rows import (
 )
 from cloudkeys.services.stores import (
     LinkRequest,
-    NewCredential,
-    add_credential,
     add_health_check_key,
     add_link,
     prefix_taken,

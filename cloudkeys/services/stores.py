@@ -12,41 +12,24 @@ from django.conf import settings
 from django.utils import timezone
 
 from cloudkeys import naming
-from cloudkeys.models import AwsStoreLink, CloudKey, KeyVersion, Operation, XksCredential, XksKeyStore
+from cloudkeys.models import AwsStoreLink, CloudKey, KeyVersion, Operation, XksKeyStore
 from cloudkeys.operations import start_operation
+from cloudkeys.services.credential_rotation import set_rotation_schedule
 from cloudkeys.services.rows import require_live_vault, save_revision
 from vault.actions import Action
 from vault.actors import Actor
 from vault.approvals import check_approval
 from vault.changes import Change, change, snapshot
 from vault.errors import Conflict, NotFound, ValidationFailed, check_revision
-from vault.keys import seal, unseal
+from vault.keys import seal
 from vault.models import GenerationChange
 from vault.permissions import Permission
-from vault.secret import Secret
 
 HEALTH_CHECK_NAME = "health-check"
+_STORE_AUDITED = ("max_staleness_s", "allowed_regions", "rotation_schedule")
 _LINK_AUDITED = (
     "region", "name", "custom_key_store_id", "linked", "endpoint", "connectivity", "vpc_endpoint_service_name", "state",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class NewCredential:
-    """A credential with its secret, for the one moment in which it is shown."""
-
-    credential: XksCredential
-    secret: Secret
-
-    def console_file(self) -> dict[str, Any]:
-        """The JSON file that the AWS console takes ("Upload configuration file"). Holds the secret."""
-        return {
-            "XksProxyUriPath": self.credential.store.path_prefix + naming.XKS_API_PATH,
-            "XksProxyAuthenticationCredential": {
-                "AccessKeyId": self.credential.access_key_id,
-                "RawSecretAccessKey": self.secret.reveal_text(),
-            },
-        }
 
 
 @dataclass(frozen=True)
@@ -93,81 +76,18 @@ def add_version(key: CloudKey, number: int, *, activated: bool = True) -> KeyVer
     return version
 
 
-def add_credential(tx: Change, store: XksKeyStore) -> NewCredential:
-    """A further live credential. Its secret is returned for its only showing."""
-    credential = XksCredential(
-        vault=store.vault, store=store, access_key_id=naming.new_xks_access_key_id(), shown_at=timezone.now()
-    )
-    secret = naming.new_xks_secret()
-    seal(credential, "secret_access_key", secret)
-    credential.save(force_insert=True)
-    tx.audit(Action.XKS_CREDENTIAL_CREATE, credential, after={"access_key_id": credential.access_key_id})
-    tx.audit(Action.XKS_CREDENTIAL_SHOW, credential)
-    tx.touch(GenerationChange.Kind.STORE, store.pk)
-    return NewCredential(credential, secret)
-
-
-def create_xks_credential(actor: Actor, store_id: UUID) -> NewCredential:
-    """Make a second (third, ...) live credential for a store; the others stay valid."""
-    with change(actor) as tx:
-        store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_CREDENTIALS_MANAGE, lock=True)
-        require_live_vault(store.vault)
-        return add_credential(tx, store)
-
-
-def retire_xks_credential(
-    actor: Actor, credential_id: UUID, *, even_the_last: bool = False
-) -> tuple[XksCredential, int]:
-    """Revoke a credential in the data plane and erase its secret; returns it with the generation to wait for.
-
-    Raises Conflict for the store's last live one unless `even_the_last`: AWS could then reach no key of the store.
-    """
-    with change(actor) as tx:
-        credential: XksCredential = actor.fetch(
-            XksCredential, credential_id, Permission.XKS_CREDENTIALS_MANAGE, lock=True
-        )
-        XksKeyStore.objects.select_for_update().get(pk=credential.store_id)
-        if credential.state == XksCredential.State.RETIRED:
-            raise Conflict("This credential is retired already.")
-        others = credential.store.credentials.filter(state=XksCredential.State.ACTIVE).exclude(
-            pk=credential.pk
-        )
-        if not others.exists() and not even_the_last:
-            raise Conflict(
-                "This is the store's last live credential: without it AWS can use none of its keys.",
-                cure="Make another one and give it to AWS first; to cut AWS off at once, block the store.",
-            )
-        credential.state = XksCredential.State.RETIRED
-        credential.retired_at = timezone.now()
-        credential.secret_access_key = None
-        credential.save(update_fields=["state", "retired_at", "secret_access_key"])
-        tx.audit(Action.XKS_CREDENTIAL_RETIRE, credential)
-        tx.touch(GenerationChange.Kind.STORE, credential.store_id)
-    return credential, tx.generation or 0
-
-
-def reveal_conformance_credential(actor: Actor, store: XksKeyStore) -> NewCredential:
-    """The live credential of a store made only to check this endpoint; the one kind whose secret is shown again."""
-    actor.require(Permission.XKS_CREDENTIALS_MANAGE, store)
-    if not store.is_conformance:
-        raise Conflict("A credential's secret is shown once, when it is made.", cure="Make a new credential.")
-    credential = store.credentials.filter(state=XksCredential.State.ACTIVE).first()
-    if credential is None:
-        return create_xks_credential(actor, store.pk)
-    with change(actor) as tx:
-        tx.audit(Action.XKS_CREDENTIAL_SHOW, credential)
-    return NewCredential(credential, unseal(credential, "secret_access_key"))
-
-
 def update_xks_store(
     actor: Actor, store_id: UUID, changes: Mapping[str, Any], *, expected_revision: int | None = None
 ) -> XksKeyStore:
-    """Change `max_staleness_s` or `allowed_regions`. The path prefix is what AWS knows the store by, and stays."""
+    """Change `max_staleness_s`, `allowed_regions` or `rotation_schedule` (of the credential).
+
+    The path prefix is what AWS knows the store by, and stays.
+    """
     with change(actor) as tx:
         store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_MANAGE, lock=True)
         require_live_vault(store.vault)
         check_revision(store, expected_revision)
-        before = snapshot(store, "max_staleness_s", "allowed_regions")
+        before = snapshot(store, *_STORE_AUDITED)
         for name, value in changes.items():
             if name == "max_staleness_s":
                 if value is not None and not 1 <= value <= 86400:
@@ -177,16 +97,18 @@ def update_xks_store(
                 store.max_staleness_s = value
             elif name == "allowed_regions":
                 store.allowed_regions = sorted({_check_signing_region(region) for region in value})
+            elif name == "rotation_schedule":
+                set_rotation_schedule(store, value)
             else:
                 raise ValidationFailed(
                     "This cannot be changed.", field=name, cure="Make a new key set instead."
                 )
-        save_revision(store, "max_staleness_s", "allowed_regions")
+        save_revision(store, *_STORE_AUDITED, "next_rotation_at")
         tx.audit(
             Action.XKS_STORE_UPDATE,
             store,
             before=before,
-            after=snapshot(store, "max_staleness_s", "allowed_regions"),
+            after=snapshot(store, *_STORE_AUDITED),
         )
         tx.touch(GenerationChange.Kind.STORE, store.pk)
     return store

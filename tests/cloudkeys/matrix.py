@@ -16,7 +16,7 @@ from django.utils import timezone
 from cloudkeys import providers
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, Operation, XksCredential
 from cloudkeys.providers.base import AccountReport, Identity
-from cloudkeys.services import cloud_keys, lifecycle, stores
+from cloudkeys.services import cloud_keys, credentials, lifecycle, stores
 from tests.api_row import Row, in_payments
 from tests.cast import Cast
 from tests.cloudkeys.world import (
@@ -98,7 +98,7 @@ def _blocked_store(cast: Cast) -> dict[str, Any]:
 
 def _credential(cast: Cast) -> dict[str, Any]:
     parameters = _store(cast)
-    stores.create_xks_credential(cast.actor("owner"), parameters["store_id"])
+    credentials.create_xks_credential(cast.actor("owner"), parameters["store_id"])
     credential = XksCredential.objects.filter(store_id=parameters["store_id"]).first()
     assert credential is not None
     return {"credential_id": credential.pk}

@@ -8,7 +8,7 @@ import pytest
 
 from cloudkeys.models import Operation, XksCredential
 from cloudkeys.operations import cancel_operation, retry_operation, runner
-from cloudkeys.services import stores
+from cloudkeys.services import credentials, stores
 from tests.cloudkeys.cloud import REGION, World, add_link, connected, linked
 from tests.cloudkeys.crashing import before_step, run_to_end
 from vault.actions import Action
@@ -162,8 +162,8 @@ def test_a_new_credential_reaches_aws_when_the_old_one_is_retired(world: World) 
     connected(world)
     assert world.link is not None
     old = world.store.credentials.get()
-    new = stores.create_xks_credential(world.actor, world.store.pk).credential
-    stores.retire_xks_credential(world.actor, old.pk)
+    new = credentials.create_xks_credential(world.actor, world.store.pk).credential
+    credentials.retire_xks_credential(world.actor, old.pk)
     world.aws.serve(world.store)
     operation = stores.update_store_link(world.actor, world.link.pk, {"name": "renamed"}).operation
     assert operation is not None

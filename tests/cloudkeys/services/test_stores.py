@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, XksKeyStore
-from cloudkeys.services import stores
+from cloudkeys.services import credentials, stores
 from tests.cloudkeys.world import new_key, new_key_set, store_of
 from vault.actors import Actor
 from vault.errors import Conflict, NotFound, PermissionDenied, ValidationFailed
@@ -20,26 +20,26 @@ def store(key_set: KeySet) -> XksKeyStore:
 
 def test_two_credentials_live_and_one_retires(owner: Actor, store: XksKeyStore) -> None:
     first = store.credentials.get()
-    second = stores.create_xks_credential(owner, store.pk)
+    second = credentials.create_xks_credential(owner, store.pk)
     assert unseal(second.credential, "secret_access_key") == second.secret
-    retired, generation = stores.retire_xks_credential(owner, first.pk)
+    retired, generation = credentials.retire_xks_credential(owner, first.pk)
     assert generation > 0
     assert (retired.state, retired.secret_access_key) == ("RETIRED", None)
     with pytest.raises(SecretAbsent):
         unseal(retired, "secret_access_key")
     with pytest.raises(Conflict, match="last live"):
-        stores.retire_xks_credential(owner, second.credential.pk)
-    assert stores.retire_xks_credential(owner, second.credential.pk, even_the_last=True)[0].state == "RETIRED"
+        credentials.retire_xks_credential(owner, second.credential.pk)
+    assert credentials.retire_xks_credential(owner, second.credential.pk, even_the_last=True)[0].state == "RETIRED"
     with pytest.raises(Conflict, match="retired already"):
-        stores.retire_xks_credential(owner, first.pk)
+        credentials.retire_xks_credential(owner, first.pk)
 
 
 def test_secrets_are_shown_again_for_conformance_stores_only(owner: Actor, store: XksKeyStore) -> None:
     with pytest.raises(Conflict):
-        stores.reveal_conformance_credential(owner, store)
+        credentials.reveal_conformance_credential(owner, store)
     XksKeyStore.objects.update(is_conformance=True)
     store.refresh_from_db()
-    shown = stores.reveal_conformance_credential(owner, store)
+    shown = credentials.reveal_conformance_credential(owner, store)
     assert shown.secret == unseal(store.credentials.get(), "secret_access_key")
 
 
