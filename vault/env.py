@@ -214,16 +214,56 @@ _ROWS = (
         "Give a whole number from 1 to 36500.",
     ),
     Setting(
+        "KEYSTEAD_XKS_REQUEST_DAYS", "XKS endpoint", values.count(1, 3650), "30",
+        "Days for which single requests stay in the database, to be searched; about 1 GB for a million with PostgreSQL. "
+        "Hourly sums stay for good.",
+        "Give a whole number from 1 to 3650.",
+    ),
+    Setting(
         "KEYSTEAD_XKS_JOURNAL_SYNC", "XKS endpoint", values.choice("write", "group"), None,
         "When a use of a key counts as recorded, so that its answer may leave. write: written to the system, which "
         "outlives a crash of Keystead. group: on the disk (fdatasync, many records at a time), which outlives a power cut.",
         "Write write or group.", default_note="write when embedded, group with a database server",
     ),
     Setting(
+        "KEYSTEAD_XKS_DRAIN", "XKS endpoint", values.count(1, 600), "60",
+        "Seconds for which XKS workers that are replaced (a new certificate, SIGHUP) finish what they have. Less than 60 "
+        "closes idle connections sooner than they would be closed anyhow.",
+        "Give a whole number from 1 to 600.",
+    ),
+    Setting(
+        "KEYSTEAD_XKS_FRONTS", "XKS endpoint", values.networks, "",
+        "Addresses or networks of fronts before the XKS endpoint (HAProxy, balancers that end TLS) whose X-Forwarded-For "
+        "names the client, separated by commas. docs/haproxy.md.",
+        "Write IP addresses or networks such as 10.0.0.0/24, separated by commas.",
+        default_note="none",
+    ),
+    Setting(
         "KEYSTEAD_XKS_SOCKET", "XKS endpoint", values.path, None,
         "Unix socket between the XKS agent and its workers. Its path must be shorter than 104 characters.",
         "Give a short path in a folder that only the process's user may enter.",
         default_note="run/xks.sock in the data folder",
+    ),
+    Setting(
+        "KEYSTEAD_SIEM_URL", "SIEM", values.siem_url, None,
+        "Where each node's agent sends journal records and audit events, as JSON lines: syslog+tls://host:6514 (RFC 5424 over "
+        "TLS, RFC 5425), or file:///path of a file that a collector reads.",
+        "Write syslog+tls://host:port or file:///folder/file.", default_note="nowhere",
+    ),
+    Setting(
+        "KEYSTEAD_SIEM_CA", "SIEM", values.path, None,
+        "PEM file of the authorities that the syslog server's certificate must come from.",
+        "Give the path of a PEM file.", default_note="those of the system", names_file=True,
+    ),
+    Setting(
+        "KEYSTEAD_SIEM_CERT", "SIEM", values.path, None,
+        "PEM file of the certificate chain that is shown to the syslog server.",
+        "Give the path of a PEM file.", default_note="none", names_file=True,
+    ),
+    Setting(
+        "KEYSTEAD_SIEM_KEY", "SIEM", values.path, None,
+        "PEM file (PKCS#8, not encrypted) of that certificate's private key.",
+        "Give the path of a PEM file.", default_note="none", names_file=True,
     ),
     Setting(
         "KEYSTEAD_NODE_NAME", "XKS endpoint", values.node_name, None,

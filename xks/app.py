@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Protocol
 
 from xks.bodies import CallerMetadata, UseMetadata
@@ -26,6 +28,7 @@ from xks.errors import (
     error_body,
     printable,
 )
+from xks.fronts import Fronts
 from xks.journal import Journal, JournalUnavailable, Record
 from xks.metrics_counters import Counters
 from xks.operations import Context, Engine, Request, Route, parse_path
@@ -54,6 +57,7 @@ PROBE_PATHS = frozenset(("/", "/ping"))
 """Where load balancers ask, with whatever Host they like."""
 
 HeaderList = list[tuple[str, str]]
+_CLOSE = ("connection", "close")
 _JSON: HeaderList = [("content-type", "application/json"), ("server", "Keystead")]
 _HEADERS: dict[int, HeaderList] = {
     401: [*_JSON, ("www-authenticate", "AWS4-HMAC-SHA256")],
@@ -105,6 +109,7 @@ class App:
         budget_s: float = DEFAULT_BUDGET_S,
         counters: Counters | None = None,
         uses: CredentialUses | None = None,
+        fronts: Fronts | None = None,
     ) -> None:
         """``budget_s`` is how long after a request's arrival its answer is still worth the work."""
         self.engine = engine
@@ -118,6 +123,10 @@ class App:
         self._turn_began: float | None = None
         self._guard = journal.guard
         self._unrecorded_logged_at = -1.0
+        self._fronts = fronts or Fronts()
+        self._leaving = False
+        self.on_ready: Callable[[], bool] | None = None
+        """Called once this worker has its keys, before it accepts (xks/graceful.py); False: end."""
 
     @property
     def in_flight(self) -> int:
@@ -134,10 +143,15 @@ class App:
             # A worker that accepts before it has keys would answer 503 where another could serve.
             # Without an agent it must come up all the same, to say so on /ping.
             loop.run_until_complete(self._link.wait_loaded())
-            if is_orphan():
+            loop.add_signal_handler(signal.SIGUSR1, self.drain)
+            if is_orphan() or (self.on_ready is not None and not self.on_ready()):
                 # It died while this worker started: no signal may come any more.
                 self.__rsgi_del__(loop)
                 sys.exit("the XKS server ended while this worker started")
+
+    def drain(self) -> None:
+        """From now on have HTTP/1.1 clients leave with their next answer: another worker takes over."""
+        self._leaving = True
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the journal and take leave of the agent; called by granian when serving has stopped."""
@@ -177,6 +191,8 @@ class App:
     def _respond(self, exchange: Exchange, status: int, headers: HeaderList, body: bytes) -> None:
         """Answer, unless the request was refused while the journal's device held up the loop."""
         if self._guard is None or self._guard.take(exchange):
+            if self._leaving:
+                headers = [*headers, _CLOSE]  # which an HTTP/2 server leaves out
             exchange.response_bytes(status, headers, body)
 
     async def _serve(self, scope: Scope, exchange: Exchange, arrived: float) -> None:
@@ -323,7 +339,7 @@ class App:
 
     def _count(self, outcome: str, scope: Scope) -> None:
         """Count a request without a record: it has no valid signature, or nobody looked at it."""
-        self.journal.count(outcome, _source(scope))
+        self.journal.count(outcome, self._fronts.source(scope))
         self.counters.note_unsigned(outcome)
 
     def _unrecorded(self, error: JournalUnavailable, context: Context | None) -> tuple[int, bytes]:
@@ -345,10 +361,11 @@ class App:
             exchange.response_bytes(error.status, headers, error_body(error))
             return
         problem = self.engine.serving.problem(now) or self.journal.problem()
+        headers = [*_JSON, _CLOSE] if self._leaving else _JSON
         if problem is None:
-            exchange.response_bytes(200, _JSON, b'{"status":"ok"}')
+            exchange.response_bytes(200, headers, b'{"status":"ok"}')
         else:
-            exchange.response_bytes(503, _JSON, f'{{"status":"unavailable","reason":"{problem}"}}'.encode())
+            exchange.response_bytes(503, headers, f'{{"status":"unavailable","reason":"{problem}"}}'.encode())
 
 
 def _too_long() -> UnsupportedOperationException:
@@ -373,10 +390,6 @@ def refuse_unrecorded(scope: Scope, exchange: Exchange) -> None:
         return
     error = InternalException("the request cannot be recorded, so it is not answered")
     exchange.response_bytes(error.status, _unread_headers(scope, error), error_body(error))
-
-
-def _source(scope: Scope) -> str:
-    return scope.client.rpartition(":")[0]
 
 
 def _internal_error(error: Exception, context: Context | None) -> InternalException:

@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -24,14 +23,17 @@ from typing import Any
 from granian.constants import Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
-from granian.server import MPServer
 
 from xks import tls
 from xks.app import App, refuse_unrecorded
 from xks.credential_uses import CredentialUses
+from xks.endpoint_tls import AgentLine, Certificates, Files, UnusableCertificate, describe
+from xks.fronts import Fronts
+from xks.graceful import GracefulServer
 from xks.journal_guard import LOOP_NAME, StallGuard
 from xks.journal_writer import FileJournal, SyncMode, journal_folder
 from xks.keyring import Serving
+from xks.listeners import BACKLOG, Listeners
 from xks.metrics_counters import Counters
 from xks.operations import Engine
 from xks.policy import RulesJudge
@@ -45,6 +47,10 @@ MAX_HEADER_BYTES = 16 * 1024
 """Request line and headers together; more is answered with 431."""
 HEADER_TIMEOUT_MS = 60_000
 """For the next request's headers to come; granian counts idle keep-alive connections so, too."""
+MAX_CONNECTIONS = 4096
+"""Open connections of one worker; more wait until one of them ends."""
+DRAIN_S = HEADER_TIMEOUT_MS / 1000
+"""Workers that are replaced may finish what they have for so long: as an idle connection may stay open."""
 SHUTDOWN_S = 4
 """Requests under way may take this long when the server is told to stop; then workers are killed."""
 RENEWAL_CHECK = timedelta(hours=6)
@@ -54,6 +60,8 @@ _OURS = (
     "KEYSTEAD_DATA_DIR",
     "KEYSTEAD_NODE_NAME",
     "KEYSTEAD_XKS_BUDGET_MS",
+    "KEYSTEAD_XKS_DRAIN",
+    "KEYSTEAD_XKS_FRONTS",
     "KEYSTEAD_XKS_JOURNAL_SYNC",
     "KEYSTEAD_XKS_PORT",
     "KEYSTEAD_XKS_SOCKET",
@@ -86,7 +94,8 @@ class ServerSettings:
     ``certificate`` and ``key`` (PEM, the key PKCS#8 without a password) are None for a certificate
     of the private CA kept in ``tls_folder``; with ``tls`` off plain HTTP is served, for use behind a
     balancer that ends TLS.  ``budget_s`` is in seconds.  ``journal_sync`` says when a record counts as
-    written: "write" to the system, "group" to the disk.
+    written: "write" to the system, "group" to the disk.  ``drain_s``: see DRAIN_S.  ``fronts`` are addresses
+    and networks whose X-Forwarded-For is believed.
     """
 
     socket_path: str
@@ -100,6 +109,8 @@ class ServerSettings:
     budget_s: float = 0.12
     node_name: str = ""
     journal_sync: SyncMode = "write"
+    drain_s: float = DRAIN_S
+    fronts: tuple[str, ...] = ()
 
     @property
     def journal_folder(self) -> Path:
@@ -135,6 +146,8 @@ class ServerSettings:
             budget_s=_number(environ, "KEYSTEAD_XKS_BUDGET_MS", 120, 1, 60_000) / 1000,
             node_name=environ.get("KEYSTEAD_NODE_NAME") or socket.gethostname(),
             journal_sync=sync,  # type: ignore[arg-type] # one of the two
+            drain_s=_number(environ, "KEYSTEAD_XKS_DRAIN", round(DRAIN_S), 1, 600),
+            fronts=_networks(environ, "KEYSTEAD_XKS_FRONTS"),
         )
 
     def to_environment(self) -> dict[str, str]:
@@ -151,6 +164,8 @@ class ServerSettings:
             "KEYSTEAD_XKS_BUDGET_MS": str(round(self.budget_s * 1000)),
             "KEYSTEAD_NODE_NAME": self.node_name,
             "KEYSTEAD_XKS_JOURNAL_SYNC": self.journal_sync,
+            "KEYSTEAD_XKS_DRAIN": str(round(self.drain_s)),
+            "KEYSTEAD_XKS_FRONTS": ",".join(self.fronts),
         }
         return {name: value for name, value in named.items() if value}
 
@@ -196,67 +211,85 @@ def make_app(settings: ServerSettings) -> App:
         budget_s=settings.budget_s,
         counters=counters,
         uses=uses,
+        fronts=Fronts(settings.fronts),
     )
     guard.refuse = refuse_unrecorded
     return app
 
 
-def make_server(settings: ServerSettings) -> MPServer:
+def make_server(settings: ServerSettings, line: AgentLine | None = None) -> GracefulServer:
     """Build the granian server, the certificate made where it is missing.
+
+    ``line`` to the agent tells which certificate is installed.
 
     Raises:
         SettingsError: the certificate or its key cannot be used, or the port is taken.
         OSError: a file cannot be read or written.
     """
-    certificate, key = settings.certificate, settings.key
-    if settings.tls and certificate is None:
-        tls.ensure_certificate(settings.tls_folder)
-        files = tls.certificate_files(settings.tls_folder)
-        certificate, key = files.certificate, files.key
-    if settings.tls and key is not None and b"-----BEGIN PRIVATE KEY-----" not in key.read_bytes():
-        raise SettingsError(
-            f"the XKS key {key} must be unencrypted PKCS#8: convert it with openssl pkcs8 -topk8 -nocrypt"
-        )
-    _check_port(settings)
+    certificates = Certificates(line, settings.certificate, settings.key, settings.tls_folder)
     try:
-        return MPServer(
-            "xks.app",
-            address=settings.address,
-            port=settings.port,
-            interface=Interfaces.RSGI,
-            workers=settings.workers,
-            # uvloop, with a way around it for when the journal's device holds it up.
-            loop=LOOP_NAME,  # type: ignore[arg-type] # granian's annotation knows its own loops only
-            websockets=False,
-            # Idle connections count too, and KMS keeps many.
-            backlog=4096,
-            backpressure=4096,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES
-            ),
-            http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES),
-            log_level=LogLevels.warning,
-            ssl_cert=certificate if settings.tls else None,
-            ssl_key=key if settings.tls else None,
-            ssl_protocol_min=SSLProtocols.tls12,
-            respawn_failed_workers=True,
-            workers_kill_timeout=SHUTDOWN_S,
-        )
-    except ssl.SSLError as error:
-        raise SettingsError(
-            f"the XKS certificate {certificate} or its key {key} cannot be used: {error.reason or error}"
-        ) from None
+        files = certificates.first() if settings.tls else None
+    except UnusableCertificate as error:
+        raise SettingsError(str(error)) from None
+    _check_port(settings)
+    server = GracefulServer(
+        "xks.app",
+        listeners=Listeners(settings.address, settings.port),
+        drain_s=settings.drain_s,
+        address=settings.address,
+        port=settings.port,
+        interface=Interfaces.RSGI,
+        workers=settings.workers,
+        # uvloop, with a way around it for when the journal's device holds it up.
+        loop=LOOP_NAME,
+        websockets=False,
+        # Idle connections count too, and KMS keeps many.
+        backlog=BACKLOG,
+        backpressure=MAX_CONNECTIONS,
+        http1_settings=HTTP1Settings(header_read_timeout=HEADER_TIMEOUT_MS, max_buffer_size=MAX_HEADER_BYTES),
+        http2_settings=HTTP2Settings(max_headers_size=MAX_HEADER_BYTES),
+        log_level=LogLevels.warning,
+        respawn_failed_workers=True,
+        workers_kill_timeout=SHUTDOWN_S,
+    )
+    if files is None:
+        if line is not None:
+            line.tell(describe(None))
+        return server
+    server.ssl_ctx = _tls_of(files)
+
+    def renew() -> None:
+        server.ssl_ctx = _tls_of(certificates.renew())
+
+    def replaced(error: Exception | None) -> None:
+        served = certificates.settle(error)
+        if served is not None:
+            server.ssl_ctx = _tls_of(served)
+
+    server.renew, server.replaced = renew, replaced
+    return server
+
+
+def _tls_of(files: Files) -> Any:
+    """Return what granian gives its workers (granian/server/common.py, build_ssl_context).
+
+    That method would resolve the paths, and what is in memory has none.
+    """
+    roots = files.client_roots or None
+    return True, files.certificate, files.key, None, str(SSLProtocols.tls12), roots, [], roots is not None
 
 
 def serve(settings: ServerSettings) -> None:
     """Serve until told to stop by SIGTERM or SIGINT; a worker that dies is started again.
 
-    SIGHUP starts the workers anew one by one, with the certificate as it then is.
+    SIGHUP, and another certificate, start new workers beside the old ones; see xks/graceful.py.
 
     Raises:
         SettingsError, OSError: as :func:`make_server`.
     """
-    server = make_server(settings)
+    line = AgentLine(settings.socket_path, lambda told: os.kill(os.getpid(), signal.SIGHUP))
+    line.start()
+    server = make_server(settings, line)
     if settings.tls and settings.certificate is None:
         threading.Thread(target=_keep_certificate, args=(settings.tls_folder,), daemon=True).start()
     # granian takes an object with __rsgi__ as well as a function; its annotation knows functions only.
@@ -289,6 +322,17 @@ def _keep_certificate(folder: Path) -> None:
         if renewed:
             log.warning("the XKS certificate was renewed: starting the workers anew with it")
             os.kill(os.getpid(), signal.SIGHUP)
+
+
+def _networks(environ: Mapping[str, str], name: str) -> tuple[str, ...]:
+    given = tuple(each.strip() for each in (environ.get(name) or "").split(",") if each.strip())
+    try:
+        Fronts(given)
+    except ValueError as error:
+        raise SettingsError(
+            f"{name}: {error}; write IP addresses or networks such as 10.0.0.0/24, separated by commas"
+        ) from None
+    return given
 
 
 def _number(environ: Mapping[str, str], name: str, default: int, least: int, most: int) -> int:

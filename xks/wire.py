@@ -291,8 +291,52 @@ class UseReport(msgspec.Struct, frozen=True, tag="uses"):
     uses: list[CredentialUse]
 
 
-AgentMessage = Delta | Lease | JournalKey
-WorkerMessage = Hello | Applied | Goodbye | ShadowReport | MetricsReport | UseReport
+class ServerHello(msgspec.Struct, frozen=True, tag="server"):
+    """The server process of a node presents itself: it starts workers, and serves no request itself."""
+
+    pid: int
+    software_version: str
+    protocol: int = PROTOCOL_VERSION
+
+
+class EndpointTls(msgspec.Struct, frozen=True, tag="tls"):
+    """What the endpoint is to serve with, told to the server process; all PEM.
+
+    ``certificate`` is the chain, leaf first, b"" when none is installed; ``key`` PKCS#8 without a password.
+    ``client_roots`` are the CAs under which clients must show a certificate, b"" when none is asked for.
+    """
+
+    certificate: bytes = b""
+    key: bytes = b""
+    client_roots: bytes = b""
+
+    def __repr__(self) -> str:
+        return f"EndpointTls({len(self.certificate)} bytes of certificate, key=***)"
+
+
+class CertificateServed(msgspec.Struct, frozen=True, tag="certificate"):
+    """The server process tells what new connections meet; see xks.endpoint_tls.describe.
+
+    ``source`` is installed, default (self-made), file (KEYSTEAD_XKS_TLS_CERT) or off (plain HTTP).
+    ``trouble`` says why the newest certificate is not served, "" when it is.
+    """
+
+    source: str
+    serial: str = ""
+    fingerprint: str = ""
+    subject: str = ""
+    issuer: str = ""
+    names: tuple[str, ...] = ()
+    not_before: str = ""
+    not_after: str = ""
+    client_roots: str = ""
+    trouble: str = ""
+
+
+AgentMessage = Delta | Lease | JournalKey | EndpointTls
+WorkerMessage = (
+    Hello | ServerHello | CertificateServed | Applied | Goodbye | ShadowReport | MetricsReport | UseReport
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _agent_decoder: msgspec.msgpack.Decoder[AgentMessage] = msgspec.msgpack.Decoder(AgentMessage)
@@ -338,7 +382,15 @@ async def read_agent_message(reader: asyncio.StreamReader) -> AgentMessage:
         FrameError: not a message of this protocol (never quotes it: it may hold keys).
         asyncio.IncompleteReadError: the connection ended.
     """
-    frame = await _read_frame(reader)
+    return decode_agent_message(await _read_frame(reader))
+
+
+def decode_agent_message(frame: bytes) -> AgentMessage:
+    """Return the message in a frame, its length taken off.
+
+    Raises:
+        FrameError: as read_agent_message.
+    """
     try:
         return _agent_decoder.decode(frame)
     except msgspec.DecodeError:

@@ -25,6 +25,8 @@ class FakeAgent:
         self.journal_state: bytes | None = bytes(32)
         """First state of every worker's journal; None: no key is sent."""
         self.chains: list[str] = []
+        self.endpoint_tls = wire.EndpointTls()
+        """What a server process is told that presents itself."""
         self._writers: set[asyncio.StreamWriter] = set()
         self._conversations: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -106,6 +108,9 @@ class FakeAgent:
                 with self._news:
                     self.heard.append(message)
                     self._news.notify_all()
+                if isinstance(message, wire.ServerHello):
+                    writer.write(wire.encode_frame(self.endpoint_tls))
+                    await writer.drain()
                 if isinstance(message, wire.Hello):
                     if not message.journal and self.journal_state is not None:
                         key = wire.JournalKey(uuid.uuid4().hex, self.journal_state)

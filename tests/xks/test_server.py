@@ -351,7 +351,7 @@ def test_sigterm_lets_a_request_finish_and_takes_leave() -> None:
 
 
 def test_reload_serves_the_new_certificate() -> None:
-    with run_server() as running:
+    with run_server(KEYSTEAD_XKS_DRAIN="1") as running:
         files = tls.certificate_files(running.folder / "tls")
         with running.connect() as secured:
             before = secured.getpeercert()

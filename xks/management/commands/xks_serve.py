@@ -45,4 +45,6 @@ def server_settings() -> ServerSettings:
         budget_s=env.get("KEYSTEAD_XKS_BUDGET_MS") / 1000,
         node_name=env.get("KEYSTEAD_NODE_NAME"),
         journal_sync=env.get("KEYSTEAD_XKS_JOURNAL_SYNC"),
+        drain_s=env.get("KEYSTEAD_XKS_DRAIN"),
+        fronts=tuple(str(network) for network in env.get("KEYSTEAD_XKS_FRONTS")),
     )
