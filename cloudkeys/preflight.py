@@ -60,13 +60,8 @@ def check_endpoint(
     is this machine's XKS port) and its list of authorities.
     """
     host = naming.check_endpoint(endpoint).removeprefix("https://").lower()
-    seen = simulator_settings() if simulated else None
-    if seen is not None and host in seen.connect_to:
-        address, port = seen.connect_to[host]
-        context = _private_context(seen.xks_ca_file)
-    else:
-        address, port = _resolve(host), PORT
-        context = ssl.create_default_context()
+    address, port, authorities = find_place(host, simulated=simulated)
+    context = ssl.create_default_context() if authorities is None else _private_context(authorities)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     body = json.dumps(
         {"requestMetadata": {"kmsRequestId": str(uuid.uuid4()), "kmsOperation": "KmsHealthCheck"}}
@@ -76,6 +71,18 @@ def check_endpoint(
     status, answer, tls = _call(address, port, host, context, f"{uri_path}/health", headers, body)
     milliseconds = round((time.monotonic() - began) * 1000)
     return _judge(status, answer, milliseconds, tls)
+
+
+def find_place(host: str, *, simulated: bool) -> tuple[str, int, Path | None]:
+    """Address and port that stand for an endpoint's host, judged, and the private authorities to trust there, if any.
+
+    Raises OperationError when the name does not resolve, or to an address that may not be asked.
+    """
+    seen = simulator_settings() if simulated else None
+    if seen is not None and host in seen.connect_to:
+        address, port = seen.connect_to[host]
+        return address, port, seen.xks_ca_file
+    return _resolve(host), PORT, None
 
 
 def _private_context(authorities: Path | None) -> ssl.SSLContext:

@@ -121,15 +121,13 @@ def test_aws_text_is_quoted_short_and_printable() -> None:
     assert len(error.cause) < 500
 
 
-def test_each_connection_error_code_of_external_key_stores_has_cause_and_cure() -> None:
+def test_each_connection_error_code_that_botocore_knows_has_cause_check_and_cure() -> None:
     model = create_loader().load_service_model("kms", "service-2")
     codes = model["shapes"]["ConnectionErrorCodeType"]["enum"]
-    wanted = {code for code in codes if code.startswith("XKS_")} | {
-        "INVALID_CREDENTIALS", "NETWORK_ERRORS", "INTERNAL_ERROR",
-    }  # fmt: skip
-    assert set(_REASONS) == wanted
-    for code in wanted:
+    assert set(_REASONS) == set(codes)
+    for code in codes:
         reason = cause_and_cure(code)
         assert reason.cause
+        assert reason.check
         assert reason.cure
     assert "XKS_NEW" in cause_and_cure("XKS_NEW").cause
