@@ -1,17 +1,21 @@
-"""GET /healthz: 200 when the web part can do its work, 503 with the reasons when not."""
+"""GET /healthz: 200 when the web part can do its work, 503 with the reasons when not.
+
+Redis away is a warning: without it everything can still be done, and a balancer that took the web out for it would
+keep people from disabling a key.
+"""
 
 from __future__ import annotations
 
 import json
 
 import structlog
-from django.conf import settings
-from django.core.cache import cache
+from django.core.cache import caches
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpResponse
 
 from vault import keys
+from vault.cache import SharedCache
 
 log = structlog.get_logger("keystead.health")
 
@@ -56,19 +60,25 @@ def problems() -> list[str]:
         except Exception:
             log.warning("health: root key", exc_info=True)
             found.append("the root key cannot be used")
-    if settings.CACHES["default"]["BACKEND"].endswith("RedisCache"):
+    return found
+
+
+def warnings() -> list[str]:
+    """Return what is missing without which work goes on, in words that may be shown to anybody."""
+    shared = caches["default"]
+    if isinstance(shared, SharedCache):
         try:
-            cache.get("healthz")
+            shared.ping()
         except Exception:
             log.warning("health: Redis", exc_info=True)
-            found.append("Redis does not answer")
-    return found
+            return ["Redis does not answer: limits are counted by each process, and operations begin later"]
+    return []
 
 
 def answer() -> HttpResponse:
     """Return the answer to GET /healthz."""
     found = problems()
-    body = {"status": "unavailable" if found else "ok", "problems": found}
+    body = {"status": "unavailable" if found else "ok", "problems": found, "warnings": warnings()}
     return HttpResponse(
         json.dumps(body),
         status=503 if found else 200,

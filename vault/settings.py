@@ -114,7 +114,11 @@ else:
 _redis: str | None = env.get_or_default("KEYSTEAD_REDIS_URL")
 if _redis is not None:
     CACHES: dict[str, dict[str, Any]] = {
-        "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": _redis}
+        "default": {
+            "BACKEND": "vault.cache.SharedCache",
+            "LOCATION": _redis,
+            "OPTIONS": {"socket_connect_timeout": 0.5, "socket_timeout": 1.0},
+        }
     }
     CELERY_BROKER_URL = _redis
     CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, object] = {

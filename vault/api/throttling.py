@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import Any
 
 from django.conf import settings
-from redis.exceptions import RedisError
 from rest_framework.request import Request
 from rest_framework.throttling import BaseThrottle
 
 from vault.actors import Actor
 from vault.api.authentication import source_ip
 from vault.services.counters import count_one
-
-logger = logging.getLogger("keystead.api")
 
 # Requests a minute; settings.KEYSTEAD_API_RATES may replace single values.
 DEFAULT_RATES = {"actor": 1200, "anonymous": 120, "sign_in": 30}
@@ -51,12 +47,7 @@ class CallerThrottle(BaseThrottle):
         now = time.time()
         window, within = divmod(now, WINDOW_S)
         self._retry_after = WINDOW_S - within
-        try:
-            return count_one(f"api-rate:{scope}:{caller}:{int(window)}", 2 * WINDOW_S) <= rate(scope)
-        except RedisError as error:
-            # A cache that is down must not keep anybody from disabling a key.
-            logger.warning("rate limits are off: the cache does not answer (%s)", type(error).__name__)
-            return True
+        return count_one(f"api-rate:{scope}:{caller}:{int(window)}", 2 * WINDOW_S) <= rate(scope)
 
     def wait(self) -> float:
         """Seconds until the next window begins."""

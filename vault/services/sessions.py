@@ -12,7 +12,6 @@ from django.contrib.auth.hashers import check_password, make_password
 from django.core.cache import cache
 from django.http import HttpRequest
 from django.utils import timezone
-from redis.exceptions import RedisError
 
 from vault.actions import Action
 from vault.actors import Actor
@@ -154,11 +153,7 @@ def change_password(request: HttpRequest, actor: Actor, current: Secret, new: Se
 def note_use(request: HttpRequest, source_ip: str | None) -> None:
     """Remember when and from where the session of `request` was last used, at most once a minute."""
     key = request.session.session_key
-    try:
-        due = bool(key) and cache.add(f"session-used:{key}", 1, timeout=USE_NOTED_EVERY_S)
-    except RedisError:
-        return  # the use is only noted; a cache that is down must not keep anybody from disabling a key
-    if due:
+    if key and cache.add(f"session-used:{key}", 1, timeout=USE_NOTED_EVERY_S):
         UserSession.objects.filter(session_key=key).update(
             last_seen_at=timezone.now(), **({"ip": source_ip} if source_ip else {})
         )
