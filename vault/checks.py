@@ -27,6 +27,7 @@ from vault import env
 # only of those that listen: a worker behind the same public URL has no use for the web's certificate.
 command: str | None = None
 _SERVE_WEB = (None, "serve", "web")
+_RUN_AGENT = (None, "serve", "xks_agent")
 
 # sun_path holds 108 bytes on Linux and 104 on macOS, the closing zero included.
 MAX_SOCKET_PATH = 103
@@ -53,6 +54,9 @@ IDS = {
     "keystead.E040": "an XKS certificate is given while KEYSTEAD_XKS_TLS is off",
     "keystead.E041": "the XKS endpoint's plain HTTP would be open to the network",
     "keystead.E042": "the path of the XKS socket is too long",
+    "keystead.E050": "certificates for a SIEM are given, and it is no syslog server",
+    "keystead.E051": "the authorities of the syslog server cannot be read",
+    "keystead.E052": "the folder of the file for the SIEM cannot be written",
     "keystead.W001": "a database server without Redis",
     "keystead.W002": "the XKS certificate does not cover the public XKS endpoint's host",
     "keystead.W003": "a certificate ends within 14 days",
@@ -311,6 +315,48 @@ def check_xks(**kwargs: Any) -> list[CheckMessage]:
                 id="keystead.E042",
             )
         )
+    return found
+
+
+@register("keystead")
+def check_siem(**kwargs: Any) -> list[CheckMessage]:
+    """E021, E022, E050 to E052: the stream for a SIEM."""
+    url = env.get_or_default("KEYSTEAD_SIEM_URL")
+    given = [name for name in ("KEYSTEAD_SIEM_CA", "KEYSTEAD_SIEM_CERT", "KEYSTEAD_SIEM_KEY") if env.is_set(name)]
+    if given and (url is None or url.path is not None):
+        return [
+            Error(
+                f"{' and '.join(given)} given, but KEYSTEAD_SIEM_URL names no syslog server.",
+                hint="Write syslog+tls://host:port in KEYSTEAD_SIEM_URL, or remove the certificates.",
+                id="keystead.E050",
+            )
+        ]
+    if url is None:
+        return []
+    if url.path is not None:
+        if command in _RUN_AGENT and not os.access(url.path.parent, os.W_OK | os.X_OK):
+            return [
+                Error(
+                    f"KEYSTEAD_SIEM_URL: the folder {url.path.parent} is not there, or cannot be written.",
+                    hint="Make the folder, writable for the agent's user.",
+                    id="keystead.E052",
+                )
+            ]
+        return []
+    found = list(_check_certificate("KEYSTEAD_SIEM_CERT", "KEYSTEAD_SIEM_KEY", None))
+    authorities = env.get_or_default("KEYSTEAD_SIEM_CA")
+    if authorities is not None:
+        try:
+            x509.load_pem_x509_certificates(authorities.read_bytes())
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "no PEM certificates"
+            found.append(
+                Error(
+                    f"KEYSTEAD_SIEM_CA: {authorities} cannot be used ({reason}).",
+                    hint="Give a PEM file of the authorities that the server's certificate comes from.",
+                    id="keystead.E051",
+                )
+            )
     return found
 
 

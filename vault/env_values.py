@@ -162,6 +162,32 @@ def xks_endpoint(value: str) -> str:
     return value.lower()
 
 
+@dataclass(frozen=True)
+class SiemUrl:
+    """Where the stream for a SIEM goes: a syslog server, or a file when `path` is given."""
+
+    host: str = ""
+    port: int = 6514
+    path: Path | None = None
+
+
+def siem_url(value: str) -> SiemUrl:
+    """syslog+tls://host:port, or file:///path."""
+    parts = urlsplit(value)
+    wrong = parts.query or parts.fragment or parts.username
+    if parts.scheme == "file" and not wrong and not parts.netloc and len(parts.path) > 1:
+        if parts.path.endswith("/"):
+            raise ValueError(f"{value!r} names a folder.")
+        return SiemUrl(path=Path(parts.path))
+    try:
+        port = 6514 if parts.port is None else parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme != "syslog+tls" or not parts.hostname or not port or wrong or parts.path not in ("", "/"):
+        raise ValueError(f"{value[:100]!r} is neither syslog+tls://host:port nor file:///path.")
+    return SiemUrl(parts.hostname, port)
+
+
 def secret_key(value: str) -> str:
     """A long random key."""
     if len(value) < 50 or len(set(value)) < 5:

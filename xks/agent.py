@@ -17,11 +17,14 @@ import asyncio
 import threading
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from xks.agent_endpoint import EndpointKeeper
 from xks.agent_journal import Journals, Keeper
+from xks.agent_loading import Loaded
 from xks.agent_reader import Reader
 from xks.agent_registrar import Registrar
 from xks.agent_registry import Registry
@@ -29,6 +32,8 @@ from xks.agent_shipping import Shipping, ShippingThread
 from xks.agent_socket import bind_socket, claim_socket
 from xks.agent_workers import Workers
 from xks.metrics_agent import AgentMetrics, MetricsSettings
+from xks.siem_sinks import Sink
+from xks.siem_stream import Stream, StreamThread
 
 log = structlog.get_logger("keystead.agent")
 
@@ -55,6 +60,7 @@ class Agent:
         journal_folder: Path | None = None,
         journal_days: int = 90,
         request_days: int = 30,
+        siem: Sink | None = None,
         metrics: MetricsSettings | None = None,
     ) -> None:
         """``journal_folder``: where this node's workers write their journals; None when they do not.
@@ -70,9 +76,12 @@ class Agent:
         self._beat_s = min(BEAT_S, max_staleness_s / 5)
         self._journals: Journals | None = None
         self._shipping: Shipping | None = None
+        self._make_stream: Callable[[], Stream] | None = None
         if journal_folder is not None:
             self._journals = Journals(node_name, journal_folder, keep=timedelta(days=journal_days))
             self._shipping = Shipping(node_name, journal_folder, request_days=request_days)
+            if siem is not None:
+                self._make_stream = partial(Stream, node_name, journal_folder, siem)
         self._registry = Registry(node_name, software_version, max_staleness_s=max_staleness_s)
 
     async def run(self, stop: asyncio.Event, *, started: Callable[[], None] = lambda: None) -> None:
@@ -104,9 +113,16 @@ class Agent:
                 failed=failed,
                 beat_s=self._beat_s,
             )
-        helpers: list[ShippingThread] = []
+        endpoint = EndpointKeeper(
+            self._registry.name,
+            offer=lambda tls: call_in(loop, workers.endpoints.offer, tls),
+            failed=failed,
+        )
+        helpers: list[ShippingThread | StreamThread | EndpointKeeper] = [endpoint]
         if self._shipping is not None:
             helpers.append(ShippingThread(self._shipping, failed=failed, beat_s=self._beat_s))
+        if self._make_stream is not None:
+            helpers.append(StreamThread(self._make_stream, failed=failed, beat_s=self._beat_s))
         metrics: AgentMetrics | None = None
         if self._metrics is not None:
             metrics = AgentMetrics(
@@ -125,8 +141,15 @@ class Agent:
             journals=keeper,
             metrics=metrics.node if metrics is not None else None,
         )
+        workers.endpoints.served = endpoint.served
+
+        def take(loaded: Loaded | None, at: float) -> None:
+            call_in(loop, workers.take, loaded, at)
+            if loaded is not None:
+                endpoint.wake()
+
         reader = Reader(
-            take=lambda loaded, at: call_in(loop, workers.take, loaded, at),
+            take=take,
             failed=failed,
             poll_s=self._poll_s,
             max_staleness_s=self._max_staleness_s,

@@ -109,6 +109,13 @@ def test_production_is_fine(set_environ, tmp_path):
         ({"XKS_TLS": "off"}, []),
         ({"XKS_TLS": "off", "BIND": "10.1.1.1", "WEB_TLS_CERT": "", "TRUSTED_PROXIES": "10.1.1.2"}, []),
         ({"XKS_SOCKET": "/" + "a" * 103}, ["keystead.E042"]),
+        ({"SIEM_CA": "/ca.pem"}, ["keystead.E050"]),
+        ({"SIEM_URL": "file:///tmp/siem.jsonl", "SIEM_CERT": "/c.pem"}, ["keystead.E050"]),
+        ({"SIEM_URL": "file:///tmp/siem.jsonl"}, []),
+        ({"SIEM_URL": "file:///absent/folder/siem.jsonl"}, ["keystead.E052"]),
+        ({"SIEM_URL": "syslog+tls://siem.test"}, []),
+        ({"SIEM_URL": "syslog+tls://siem.test", "SIEM_CA": "/absent/ca.pem"}, ["keystead.E051"]),
+        ({"SIEM_URL": "syslog+tls://siem.test", "SIEM_KEY": "/k.pem"}, ["keystead.E021"]),
         ({"XKS_SOCKET": "/" + "a" * 102}, []),
     ],
 )  # fmt: skip

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vault import env
+from vault.env_values import SiemUrl
 
 # For each setting a text that is right, its value, and texts that are wrong.
 CASES: dict[str, tuple[str, object, list[str]]] = {

@@ -15,6 +15,7 @@ from xks.agent import Agent
 from xks.agent_socket import SocketUnusable
 from xks.journal_writer import journal_folder
 from xks.metrics_agent import MetricsSettings
+from xks.siem_sinks import FileSink, Sink, TlsSink
 
 
 class Command(BaseCommand):
@@ -44,6 +45,8 @@ async def serve() -> None:
         max_staleness_s=env.get("KEYSTEAD_XKS_MAX_STALENESS"),
         software_version=__version__,
         journal_days=env.get("KEYSTEAD_XKS_JOURNAL_DAYS"),
+        request_days=env.get("KEYSTEAD_XKS_REQUEST_DAYS"),
+        siem=siem_sink(),
         journal_folder=journal_folder(env.data_dir(), env.get("KEYSTEAD_NODE_NAME")),
         metrics=metrics_settings(),
     )
@@ -63,4 +66,21 @@ def metrics_settings() -> MetricsSettings | None:
         port=port,
         expected_workers=env.get("KEYSTEAD_XKS_WORKERS"),
         certificate=certificate,
+    )
+
+
+def siem_sink() -> Sink | None:
+    """Return where the stream for a SIEM goes, if anywhere. Raises OSError for certificates that cannot be read."""
+    url = env.get("KEYSTEAD_SIEM_URL")
+    if url is None:
+        return None
+    if url.path is not None:
+        return FileSink(url.path)
+    certificate = env.get("KEYSTEAD_SIEM_CERT")
+    return TlsSink(
+        url.host,
+        url.port,
+        sender=env.get("KEYSTEAD_NODE_NAME"),
+        authorities=env.get("KEYSTEAD_SIEM_CA"),
+        certificate=None if certificate is None else (certificate, env.get("KEYSTEAD_SIEM_KEY")),
     )
