@@ -34,7 +34,7 @@ def sign_in(password: str = PASSWORD, email: str = "owner@example.com") -> tuple
 def test_signing_in_and_out(cast: Cast) -> None:
     client, answer = sign_in()
     assert (answer.status_code, answer["Location"]) == (302, "/")
-    assert "Signed in as Owner" in client.get("/").content.decode()
+    assert "Owner" in client.get("/", follow=True).content.decode()
     assert client.get("/api/v1/auth/me").json()["email"] == "owner@example.com"
     browse(client, "/accounts/logout/", {})
     assert client.get("/")["Location"].startswith(LOGIN)
@@ -48,7 +48,7 @@ def test_signing_in_and_out(cast: Cast) -> None:
 def test_refusals_look_alike(cast: Cast, email: str, password: str) -> None:
     _, answer = sign_in(password, email)
     assert answer.status_code == 200
-    found = re.findall(r'class="error"[^>]*>([^<]+)<', answer.content.decode())
+    found = re.findall(r'class="error">([^<]+)<', answer.content.decode())
     assert found == ["The email address and/or password you specified are not correct."]
     assert AuditEvent.objects.latest("sequence").action == "auth:session:refuse"
 
@@ -82,7 +82,7 @@ def test_a_one_time_password_leads_to_one_page(cast: Cast, newcomer: User) -> No
     assert client.get("/accounts/sessions/")["Location"] == CHANGE
     answer = browse(client, CHANGE, {"oldpassword": PASSWORD, "password1": NEW, "password2": NEW})
     assert answer["Location"] == "/"
-    assert client.get("/").status_code == 200
+    assert client.get("/", follow=True).status_code == 200
     newcomer.refresh_from_db()
     assert not newcomer.must_change_password
     assert newcomer.check_password(NEW)
@@ -109,9 +109,9 @@ def test_signing_out_everywhere_else(cast: Cast) -> None:
     client, _ = sign_in()
     other, _ = sign_in()
     answer = browse(client, "/accounts/sessions/", {})
-    assert answer.status_code == 302
-    assert client.get("/").status_code == 200
-    assert other.get("/").status_code == 302
+    assert answer.status_code == 303
+    assert client.get("/accounts/profile/").status_code == 200
+    assert other.get("/accounts/profile/").status_code == 302
     assert AuditEvent.objects.filter(action="auth:session:revoke").count() == 1
 
 
@@ -139,11 +139,11 @@ def test_pages_that_are_not_offered(cast: Cast, path: str) -> None:
 )
 def test_no_page_holds_anything_inline(cast: Cast, path: str) -> None:
     client = Client() if path == LOGIN else sign_in()[0]
-    answer = client.get(path)
+    answer = client.get(path, follow=True)
     assert answer.status_code in (200, 404)
     html = answer.content.decode()
     assert "unsafe-inline" not in answer["Content-Security-Policy"]
-    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]+src=)", html)
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]+(src=|application/json))", html)
     assert html.count("<h1") == 1
 
 

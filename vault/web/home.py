@@ -1,0 +1,95 @@
+"""Where one lands, the profile, and the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from zoneinfo import available_timezones
+
+from django import forms
+from django.conf import settings
+from django.http import Http404, HttpResponse, HttpResponseRedirect
+from django.urls import reverse
+
+from vault.models import Membership, Vault
+from vault.permissions import Permission
+from vault.services import users
+from vault.web.forms import PageForm, submit
+from vault.web.frame import LAST_VAULT, done, page, person_page, vault_page
+from vault.web.markdown import to_html
+from vault.web.navigation import first_page
+
+DOCS = Path(settings.BASE_DIR) / "docs"
+
+
+@person_page
+def home(request: Any) -> HttpResponse:
+    """GET /: the last vault, else the first one, else the appliance's vaults."""
+    mine = list(
+        Membership.objects.filter(user=request.actor.user)
+        .exclude(vault__state=Vault.State.DESTROYED)
+        .select_related("vault")
+        .order_by("vault__name")
+    )
+    last = request.session.get(LAST_VAULT, "")
+    mine.sort(key=lambda membership: str(membership.vault_id) != last)
+    for membership in mine:
+        url = first_page(request.actor, membership.vault)
+        if url:
+            return HttpResponseRedirect(url)
+    if request.actor.is_appliance_admin:
+        return HttpResponseRedirect(reverse("vaults"))
+    return page(request, "vault/home.html")
+
+
+@vault_page(Permission.VAULT_VIEW)
+def vault_home(request: Any, vault: Vault) -> HttpResponse:
+    """GET /v/<id>/home/: the first page of that vault that this person may see."""
+    return HttpResponseRedirect(first_page(request.actor, vault) or reverse("home"))
+
+
+class ProfileForm(PageForm):
+    """What a person says of themselves."""
+
+    name = forms.CharField(max_length=150)
+    time_zone = forms.ChoiceField(help_text="Exact times are shown in it.")
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["time_zone"].choices = [(name, name.replace("_", " ")) for name in sorted(_zones())]  # type: ignore[attr-defined]
+
+
+def _zones() -> set[str]:
+    return {
+        name for name in available_timezones() if "/" in name and not name.startswith(("Etc/", "SystemV/"))
+    } | {"UTC"}
+
+
+@person_page
+def account(request: Any) -> HttpResponse:
+    """GET, POST /accounts/profile/"""
+    user = request.actor.user
+    form = ProfileForm(request.POST or None, initial={"name": user.name, "time_zone": user.time_zone})
+    if request.method == "POST":
+        changed = submit(request, form, lambda values: users.update_profile(request.actor, **values))
+        if changed is not None:
+            return done(request, reverse("account"), "Saved.")
+    return page(request, "vault/account.html", {"form": form}, status=form.status)
+
+
+@person_page
+def docs(request: Any, name: str = "") -> HttpResponse:
+    """GET /docs/, /docs/<name>/: the product's own documentation, as it was shipped."""
+    files = {path.stem: path for path in sorted(DOCS.glob("*.md"))}
+    if not name:
+        pages = [(stem, _title(path)) for stem, path in files.items()]
+        return page(request, "vault/docs_index.html", {"pages": pages})
+    if name not in files:
+        raise Http404
+    text = files[name].read_text("utf-8")
+    return page(request, "vault/docs_page.html", {"title": _title(files[name]), "body": to_html(text)})
+
+
+def _title(path: Path) -> str:
+    with path.open(encoding="utf-8") as file:
+        return file.readline().lstrip("# ").strip() or path.stem

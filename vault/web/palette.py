@@ -1,0 +1,84 @@
+"""What the command palette finds in this room. Each room has such a module; xks/web/palette.py asks them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from django.urls import NoReverseMatch, reverse
+
+from vault.actors import Actor
+from vault.models import Vault
+from vault.permissions import Permission
+from vault.services import vaults
+from vault.web.navigation import sections
+
+MOST = 6
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One line of the palette. `url` is opened; in the dialog when `dialog`."""
+
+    group: str
+    label: str
+    url: str
+    icon: str
+    detail: str = ""
+    dialog: bool = False
+
+
+def page_hits(request: Any, vault: Vault | None, text: str) -> list[Hit]:
+    """Pages of the side bar and of the account whose names hold the words."""
+    found = [
+        Hit("Go to", link.label, link.url, link.icon)
+        for section in sections(request, request.actor, vault)
+        for link in section.links
+    ]
+    found += [
+        Hit("Go to", "Profile and time zone", reverse("account"), "user"),
+        Hit("Go to", "Password", reverse("account_change_password"), "lock"),
+        Hit("Go to", "Second factor and passkeys", reverse("mfa_index"), "shield-check"),
+        Hit("Go to", "Sessions", reverse("usersessions_list"), "monitor"),
+        Hit("Go to", "Documentation", reverse("docs"), "file-text"),
+        Hit("Go to", "REST API", reverse("api-docs"), "braces"),
+    ]
+    return [hit for hit in found if holds(hit.label, text)]
+
+
+def vault_hits(actor: Actor, vault: Vault | None, text: str) -> list[Hit]:
+    """Vaults by name or id, and what can be done to vaults."""
+    found: list[Hit] = []
+    if actor.may(Permission.APPLIANCE_MANAGE_VAULTS) and holds("Create vault", text):
+        found.append(Hit("Do", "Create vault", reverse("vault-create"), "plus"))
+    if (
+        vault is not None
+        and not vault.blocked
+        and actor.may(Permission.VAULT_BLOCK, vault)
+        and holds("Block vault", text)
+    ):
+        found.append(
+            Hit(
+                "Do", f"Block vault {vault.name}", reverse("vault-block", args=[vault.pk]), "ban", dialog=True
+            )
+        )
+    if text:
+        rows = vaults.visible_vaults(actor).filter(name__icontains=text).order_by("name")[:MOST]
+        for row in rows:
+            member = actor.role_in(row.pk) is not None
+            url = reverse("vault-home" if member else "vault-detail", args=[row.pk])
+            found.append(Hit("Vaults", row.name, url, "vault"))
+    return found
+
+
+def holds(label: str, text: str) -> bool:
+    """Whether every word of `text` stands in `label`."""
+    return all(word in label.lower() for word in text.lower().split())
+
+
+def maybe_url(name: str, **kwargs: Any) -> str:
+    """An address of a page that may not exist yet."""
+    try:
+        return reverse(name, kwargs=kwargs)
+    except NoReverseMatch:
+        return ""
