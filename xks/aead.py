@@ -30,6 +30,7 @@ NONCE_BYTES = DERIVATION_BYTES + IV_BYTES
 
 _BLOCK_BITS = 128
 _BLOCK_MASK = (1 << _BLOCK_BITS) - 1
+_TWICE = 1 << _BLOCK_BITS | 1
 _CMAC_RB = 0x87  # NIST SP 800-38B, 5.3
 # Counter (16 bits), label "X", separator, then 96 bits of context: the two blocks fed to CMAC.
 _M1 = int.from_bytes(b"\x00\x01X\x00", "big") << 96
@@ -78,8 +79,8 @@ class Xaes256Gcm:
     def derive(self, derivation_nonce: bytes) -> bytes:
         """Return the 32-byte AES-256-GCM key for a 12-byte derivation nonce."""
         block = self._block or self._prepare()
-        context = int.from_bytes(derivation_nonce, "big")
-        blocks = self._base ^ (context << _BLOCK_BITS | context)
+        # The same 96 bits at the end of both blocks.
+        blocks = self._base ^ int.from_bytes(derivation_nonce, "big") * _TWICE
         derived: bytes = block.update(blocks.to_bytes(32, "big"))
         return derived
 
@@ -118,7 +119,7 @@ def associated_data(aad: bytes, metadata: bytes) -> bytes:
     Both lengths are written out (2 bytes and 1 byte, big-endian), so that what was given as AAD
     cannot be passed off as metadata (XKS specification, Encrypt, ciphertextMetadata).
     """
-    return b"%b%b%c%b" % (len(aad).to_bytes(2, "big"), aad, len(metadata), metadata)
+    return b"".join((len(aad).to_bytes(2, "big"), aad, len(metadata).to_bytes(1, "big"), metadata))
 
 
 def integrity_value(aad: bytes, sealed: Sealed) -> bytes:
@@ -128,8 +129,9 @@ def integrity_value(aad: bytes, sealed: Sealed) -> bytes:
 
 def seal(key: Xaes256Gcm, version: int, plaintext: bytes, aad: bytes) -> Sealed:
     """Encrypt one message under version number ``version`` of a software key."""
+    # From the kernel each time: what is kept in a buffer comes twice when a virtual machine is cloned.
     nonce = os.urandom(NONCE_BYTES)
-    metadata = b"\x01%b%b" % (version.to_bytes(4, "big"), nonce[:DERIVATION_BYTES])
+    metadata = b"\x01" + version.to_bytes(4, "big") + nonce[:DERIVATION_BYTES]
     whole = key.encrypt(nonce, plaintext, associated_data(aad, metadata))
     return Sealed(whole[:-TAG_BYTES], metadata, nonce[DERIVATION_BYTES:], whole[-TAG_BYTES:])
 

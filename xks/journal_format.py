@@ -130,6 +130,11 @@ def state_after(state: bytes, segments: int) -> bytes:
     return state
 
 
+def keyed_mac(mac_key: bytes) -> Any:
+    """Return the hash of :func:`chain_mac` with its key taken in, to be copied for each frame."""
+    return hashlib.blake2b(key=mac_key, digest_size=MAC_BYTES)
+
+
 def chain_mac(mac_key: bytes, before: bytes, frame: bytes) -> bytes:
     """Return the MAC of a frame (its length and body) that comes after ``before``."""
     return hashlib.blake2b(before + frame, key=mac_key, digest_size=MAC_BYTES).digest()

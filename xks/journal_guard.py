@@ -17,7 +17,6 @@ Which of the two answers a request is decided by taking it out of ``_under_way``
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import signal
 import threading
@@ -25,6 +24,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context
+from types import CoroutineType
 from typing import Any, Final
 
 import uvloop
@@ -202,7 +202,7 @@ class GuardedLoop(uvloop.Loop):
     ) -> Any:
         """See asyncio."""
         guard = self.guard
-        if guard is not None and len(args) == 2 and inspect.iscoroutine(args[0]):
+        if guard is not None and len(args) == 2 and type(args[0]) is CoroutineType:
             # granian hands over a request: its coroutine, and a watcher that knows the rest.
             if guard.since:
                 return guard.hold(self, callback, args, context)

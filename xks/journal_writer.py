@@ -16,7 +16,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from xks import __version__
@@ -116,6 +116,7 @@ class FileJournal:
         self._names = form.Names()
         self._mac = form.NO_MAC
         self._key = b""
+        self._keyed: Any = None
         self._sequence = 0
         self._counts: Counter[tuple[str, str]] = Counter()
         self._problem: str | None = "no key for the journal has come from the agent"
@@ -230,7 +231,10 @@ class FileJournal:
 
     def _chained(self, frame: bytes) -> bytes:
         """Return the frame with its MAC; nothing changes before _write has written it."""
-        return frame + form.chain_mac(self._key, self._mac, frame)
+        mac = self._keyed.copy()
+        mac.update(self._mac + frame)
+        digest: bytes = mac.digest()
+        return frame + digest
 
     def _append_naming(self, record: Record, texts: tuple[str, ...]) -> None:
         fresh, name_frame = self._names.add(texts)
@@ -338,7 +342,7 @@ class FileJournal:
                 raise
             self._fail(error.strerror or type(error).__name__)
         self._state[:] = state
-        self._key = key
+        self._key, self._keyed = key, form.keyed_mac(key)
         self._segment = segment
         self._sequence = 1
         self._names = form.Names()

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from hmac import compare_digest
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -75,6 +76,44 @@ class Credential:
         if len(self.signing_keys) >= MAX_SIGNING_KEYS:
             del self.signing_keys[next(iter(self.signing_keys))]
         self.signing_keys[date, region] = signing_key
+
+
+class SigningState(NamedTuple):
+    """What is known of the unchanging part of an Authorization header, once a signature under it has proved right.
+
+    ``inner`` and ``outer`` are HMAC-SHA-256 with the signing key taken in: copied for each request, they save
+    making the HMAC anew.
+    """
+
+    credential: Credential
+    date: str
+    region: str
+    signed_names: tuple[str, ...]
+    inner: Any
+    outer: Any
+
+
+class Credentials(dict[str, "Credential"]):
+    """The credentials that are live under one path prefix, by access key id.
+
+    ``proven`` leads from the text of an Authorization header up to its signature to what is known of it.  It
+    belongs to this table alone: a table is never changed, so revocation drops it with the table.
+    """
+
+    __slots__ = ("proven",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proven: dict[str, SigningState] = {}
+
+    def remember(self, text: str, state: SigningState) -> None:
+        """Keep what has just verified a signature; the oldest goes when full.
+
+        Only ever after a valid signature, so that no stranger can fill or flush it.
+        """
+        if len(self.proven) >= MAX_SIGNING_KEYS * len(self):
+            del self.proven[next(iter(self.proven))]
+        self.proven[text] = state
 
 
 class CompiledRules:
@@ -218,7 +257,7 @@ class Keyring:
     __slots__ = ("generation", "prefixes", "stores")
 
     def __init__(
-        self, generation: int, stores: dict[str, Store], prefixes: Mapping[str, Mapping[str, Credential]]
+        self, generation: int, stores: dict[str, Store], prefixes: Mapping[str, Credentials]
     ) -> None:
         self.generation = generation
         self.stores: Mapping[str, Store] = MappingProxyType(stores)
@@ -231,10 +270,12 @@ class Keyring:
 EMPTY = Keyring(0, {}, {})
 
 
-def _index_prefixes(stores: Iterable[Store]) -> Mapping[str, Mapping[str, Credential]]:
-    prefixes: dict[str, dict[str, Credential]] = {}
+def _index_prefixes(stores: Iterable[Store]) -> Mapping[str, Credentials]:
+    prefixes: dict[str, Credentials] = {}
     for store in stores:
-        here = prefixes.setdefault(store.path_prefix, {})
+        here = prefixes.get(store.path_prefix)
+        if here is None:
+            here = prefixes[store.path_prefix] = Credentials()
         for credential in store.credentials:
             if credential.access_key_id in here:
                 raise ChangeRefused(f"an access key id of store {store.id} is another store's too")
@@ -317,7 +358,7 @@ class Change:
         self._own: set[str] = set()  # stores that are this change's own and may be written to
         self._homes: dict[str, tuple[str, str] | None] = {}  # over those of serving, unless full
         # A change of keys only keeps the table of prefixes and credentials.
-        self._prefixes: Mapping[str, Mapping[str, Credential]] | None = None if first.full else held.prefixes
+        self._prefixes: Mapping[str, Credentials] | None = None if first.full else held.prefixes
 
     def add(self, delta: wire.Delta) -> Iterator[None]:
         """Add one slice, pausing after each record so that the caller can let requests through.

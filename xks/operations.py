@@ -75,11 +75,13 @@ def parse_path(path: str, query: str) -> Route:
     """
     prefix, found, tail = path.rpartition(_VERSION_PATH)
     if found and not query and len(path) <= MAX_PATH_CHARACTERS:
-        if tail == "health":
-            return Route(prefix, "health", "")
         match = _KEY_PATH.fullmatch(tail)
-        if match is not None and match[1] not in (".", ".."):
-            return Route(prefix, match[2], match[1])  # type: ignore[arg-type]
+        if match is not None:
+            external_key_id, operation = match.groups()
+            if external_key_id not in (".", ".."):
+                return Route(prefix, operation, external_key_id)  # type: ignore[arg-type]
+        elif tail == "health":
+            return Route(prefix, "health", "")
     raise InvalidUriPathException("the URI path is not one of the external key store protocol")
 
 
@@ -208,7 +210,9 @@ class Engine:
             self._doubt(boot_now)
             raise
         # Before anything of it goes into the journal: what is refused here is only counted.
-        if request.route.operation != "health":
+        if (
+            store.rate_per_s is not None or store.credential_rate_per_s is not None
+        ) and request.route.operation != "health":
             limits.admit(store, credential, self.serving.counted_workers, boot_now)
         context.store = store
         context.access_key_id = credential.access_key_id

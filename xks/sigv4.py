@@ -10,7 +10,6 @@ from __future__ import annotations
 import hmac
 import os
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -18,7 +17,7 @@ from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from xks.errors import AuthenticationFailedException
-from xks.keyring import Credential
+from xks.keyring import Credential, Credentials, SigningState
 
 SERVICE = "kms-xks-proxy"
 ALGORITHM = "AWS4-HMAC-SHA256"
@@ -36,8 +35,14 @@ _AMZ_DATE = re.compile(r"[0-9]{8}T[0-9]{6}Z")
 _SPACES = re.compile(" {2,}")
 # What KMS and curl sign: known to be sorted, without repeats, and with what must be there.
 _USUAL = {text: tuple(text.split(";")) for text in ("host;x-amz-date", "content-type;host;x-amz-date")}
+_KMS_SIGNS = _USUAL["host;x-amz-date"]
 # Stands in for the secret of an access key id that is not ours, so that it costs the same to refuse.
 _DECOY = os.urandom(40)
+_NOT_VALID = "the signature or its credential is not valid for this key store"
+
+_HMAC_BLOCK = 64
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class Headers(Protocol):
@@ -134,6 +139,14 @@ def canonical_request(
     Raises:
         AuthenticationFailedException: a signed header is not there.
     """
+    if names == _KMS_SIGNS:
+        dates = headers.get_all("x-amz-date")
+        if not dates:
+            raise AuthenticationFailedException("a header named in SignedHeaders is missing")
+        return (
+            f"{method}\n{path}\n\nhost:{authority}\nx-amz-date:{canonical_value(dates)}\n\n"
+            f"host;x-amz-date\n{sha256(body).hexdigest()}"
+        )
     lines = [method, path, ""]
     for name in names:
         if name in ("host", ":authority"):
@@ -181,8 +194,18 @@ class Verified(NamedTuple):
     region: str
 
 
+def _signing_state(
+    credential: Credential, date: str, region: str, names: tuple[str, ...], key: bytes
+) -> SigningState:
+    """Return HMAC-SHA-256 (RFC 2104) with ``key``, 32 bytes, taken in."""
+    block = key.ljust(_HMAC_BLOCK, b"\0")
+    return SigningState(
+        credential, date, region, names, sha256(block.translate(_INNER)), sha256(block.translate(_OUTER))
+    )
+
+
 def verify(
-    credentials: Mapping[str, Credential],
+    credentials: Credentials,
     *,
     method: str,
     path: str,
@@ -200,32 +223,62 @@ def verify(
         AuthenticationFailedException: anything is amiss.  Whether an access key id is known, wrong
             or another store's cannot be told from the answer.
     """
-    given = parse_authorization(one_header(headers, "authorization"))
+    text = one_header(headers, "authorization")
+    constant, _, signature = text.rpartition("Signature=")
+    state = credentials.proven.get(constant)
+    if state is not None:
+        # The same text has been taken apart before, and what it names has signed a request of ours.
+        credential, date, region, names, inner, outer = state
+        amz_date = _checked_date(headers, date, now)
+        if authority is None:
+            authority = one_header(headers, "host").strip()
+        to_sign = inner.copy()
+        to_sign.update(
+            string_to_sign(
+                amz_date,
+                f"{date}/{region}/{SERVICE}/aws4_request",
+                canonical_request(method, path, names, headers, authority, body),
+            )
+        )
+        signed = outer.copy()
+        signed.update(to_sign.digest())
+        if signature.isascii() and hmac.compare_digest(signed.hexdigest(), signature):
+            return Verified(credential, region)
+        raise AuthenticationFailedException(_NOT_VALID)
+
+    given = parse_authorization(text)
     names = header_names(given.signed_headers)
-    amz_date = one_header(headers, "x-amz-date").strip()
-    if abs(parse_amz_date(amz_date) - now) > MAX_SKEW_S:
-        raise AuthenticationFailedException("x-amz-date is more than 5 minutes from this server's clock")
-    if given.date != amz_date[:8]:
-        raise AuthenticationFailedException("the credential's date is not the day of x-amz-date")
+    amz_date = _checked_date(headers, given.date, now)
     if authority is None:
         authority = one_header(headers, "host").strip()
 
-    credential = credentials.get(given.access_key_id)
+    known = credentials.get(given.access_key_id)
     day_and_region = (given.date, given.region)
-    signing_key = credential.signing_keys.get(day_and_region) if credential is not None else None
+    signing_key = known.signing_keys.get(day_and_region) if known is not None else None
     cached = signing_key is not None
     if signing_key is None:
-        secret = credential.secret if credential is not None else _DECOY
+        secret = known.secret if known is not None else _DECOY
         signing_key = derive_signing_key(secret, given.date, given.region)
-    to_sign = string_to_sign(
+    text_to_sign = string_to_sign(
         amz_date,
         f"{given.date}/{given.region}/{SERVICE}/aws4_request",
         canonical_request(method, path, names, headers, authority, body),
     )
-    signature = hmac.digest(signing_key, to_sign, "sha256").hex()
-    matches = hmac.compare_digest(signature, given.signature)
-    if credential is None or not matches:
-        raise AuthenticationFailedException("the signature or its credential is not valid for this key store")
+    right = hmac.digest(signing_key, text_to_sign, "sha256").hex()
+    matches = hmac.compare_digest(right, given.signature)
+    if known is None or not matches:
+        raise AuthenticationFailedException(_NOT_VALID)
     if not cached:
-        credential.remember(given.date, given.region, signing_key)
-    return Verified(credential, given.region)
+        known.remember(given.date, given.region, signing_key)
+    credentials.remember(constant, _signing_state(known, given.date, given.region, names, signing_key))
+    return Verified(known, given.region)
+
+
+def _checked_date(headers: Headers, day: str, now: float) -> str:
+    """Return x-amz-date, which is near our clock and of that day (yyyymmdd)."""
+    amz_date = one_header(headers, "x-amz-date").strip()
+    if abs(parse_amz_date(amz_date) - now) > MAX_SKEW_S:
+        raise AuthenticationFailedException("x-amz-date is more than 5 minutes from this server's clock")
+    if not amz_date.startswith(day):
+        raise AuthenticationFailedException("the credential's date is not the day of x-amz-date")
+    return amz_date

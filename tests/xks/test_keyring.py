@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.xks import world
 from tests.xks.shell import Shell, apply
 from xks import wire
-from xks.keyring import EMPTY, Change, ChangeRefused, Credential, Serving
+from xks.keyring import EMPTY, Change, ChangeRefused, Credential, Serving, SigningState
 
 ENCRYPT = world.encrypt_body()
 
@@ -324,3 +324,15 @@ def test_reprs_show_no_secret() -> None:
     )
     assert material not in text
     assert world.SECRET.decode() not in text
+
+
+def test_what_has_proved_right_goes_with_the_table_of_credentials(serving: Serving) -> None:
+    table = serving.keyring.prefixes[world.PREFIX]
+    held = table[world.CREDENTIAL.access_key_id]
+    state = SigningState(held, "20260101", "us-east-1", ("host", "x-amz-date"), None, None)
+    table.remember("text", state)
+    # A change of keys keeps it, one of stores does not, whichever store it is.
+    apply(serving, delta(keys=[world.key_record("new")]))
+    assert serving.keyring.prefixes[world.PREFIX].proven == {"text": state}
+    apply(serving, delta(3, stores=[world.STORES[1]]))
+    assert not serving.keyring.prefixes[world.PREFIX].proven

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.xks import world
-from xks import sigv4
+from xks import keyring, sigv4
 from xks.errors import AuthenticationFailedException
 from xks.keyring import MAX_SIGNING_KEYS, Credential
 
@@ -53,8 +53,23 @@ def verify(
     if host is not None:
         pairs.append(("host", host))
     live = live or credential()
+    credentials = keyring.Credentials()
+    credentials[live.access_key_id] = live
+    return verify_with(credentials, pairs, authority=authority, now=now, method=method, path=path, body=body)
+
+
+def verify_with(
+    credentials: keyring.Credentials,
+    pairs: list[tuple[str, str]],
+    *,
+    authority: str | None = None,
+    now: datetime = NOW,
+    method: str = "POST",
+    path: str = PATH,
+    body: bytes = BODY,
+) -> sigv4.Verified:
     return sigv4.verify(
-        {live.access_key_id: live},
+        credentials,
         method=method,
         path=path,
         headers=HeaderTable(pairs),
@@ -364,3 +379,76 @@ def test_any_text_as_date_is_refused_cleanly(text: str) -> None:
 def test_every_body_and_region_round_trips(body: bytes, region: str) -> None:
     headers = world.sign(PATH, body, at=NOW, host=HOST, region=region)
     assert verify(headers, body=body).region == region
+
+
+# --- the short way for texts that have proved right
+
+
+def pairs_of(headers: dict[str, str]) -> list[tuple[str, str]]:
+    return [*headers.items(), ("host", HOST)]
+
+
+def table() -> keyring.Credentials:
+    made = keyring.Credentials()
+    live = credential()
+    made[live.access_key_id] = live
+    return made
+
+
+def test_only_a_valid_signature_is_remembered() -> None:
+    live = table()
+    wrong = signed()
+    wrong["authorization"] = wrong["authorization"][:-64] + "0" * 64
+    with pytest.raises(AuthenticationFailedException):
+        verify_with(live, pairs_of(wrong))
+    assert not live.proven
+    verify_with(live, pairs_of(signed()))
+    assert len(live.proven) == 1
+
+
+@pytest.mark.parametrize("harm", ["signature", "body", "path", "date", "short", "umlaut", "capitals", "host"])
+def test_a_remembered_text_proves_nothing_by_itself(harm: str) -> None:
+    live = table()
+    headers = signed()
+    verified = verify_with(live, pairs_of(headers))
+    assert verify_with(live, pairs_of(headers)) == verified  # the short way, and the same answer
+    body, path, now, pairs = BODY, PATH, NOW, pairs_of(headers)
+    text = headers["authorization"]
+    match harm:
+        case "signature":
+            pairs[1] = ("authorization", text[:-1] + ("0" if text[-1] != "0" else "1"))
+        case "short":
+            pairs[1] = ("authorization", text[:-1])
+        case "umlaut":
+            pairs[1] = ("authorization", text[:-1] + "\xe4")
+        case "capitals":
+            pairs[1] = ("authorization", text[:-64] + text[-64:].upper())
+        case "body":
+            body = BODY + b" "
+        case "path":
+            path = world.path("decrypt")
+        case "date":
+            now = NOW + timedelta(seconds=301)
+        case "host":
+            pairs[-1] = ("host", "elsewhere")
+    assert pairs[1][0] == "authorization"
+    assert live.proven
+    with pytest.raises(AuthenticationFailedException):
+        verify_with(live, pairs, body=body, path=path, now=now)
+
+
+def test_remembered_texts_are_bounded_and_the_oldest_goes() -> None:
+    live = table()
+    for number in range(MAX_SIGNING_KEYS + 5):
+        verify_with(live, pairs_of(signed(region=f"region-{number}")))
+    assert len(live.proven) == MAX_SIGNING_KEYS
+    assert "region-0/" not in "".join(live.proven)
+    assert f"region-{MAX_SIGNING_KEYS + 4}/" in "".join(live.proven)
+
+
+@given(st.binary(max_size=300), st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=32))
+def test_both_ways_agree_with_the_other_implementation(body: bytes, region: str) -> None:
+    live = table()
+    pairs = pairs_of(world.sign(PATH, body, at=NOW, host=HOST, region=region))
+    assert verify_with(live, pairs, body=body).region == region
+    assert verify_with(live, pairs, body=body).region == region
