@@ -15,6 +15,7 @@ WORDS = {
     "appliance.manage_vaults": "Create, disable, enable and destroy vaults",
     "appliance.manage_users": "Issue a new one-time password to a person",
     "appliance.view_nodes": "See data-plane nodes",
+    "appliance.manage_nodes": "Let nodes take over a database that went backwards",
     "appliance.view_audit": "See the installation's audit events: sign-ins, users, vaults as a whole",
     "vault.view": "See the vault",
     "vault.update": "Rename and describe the vault",

@@ -66,6 +66,12 @@ def _node(cast: Cast) -> dict[str, Any]:
     return {"node_id": Node.objects.create(name="xks-a", started_at=now, last_seen_at=now).pk}
 
 
+def _rollback(cast: Cast) -> dict[str, Any]:
+    node = _node(cast)["node_id"]
+    Node.objects.filter(pk=node).update(refused_mark="9:abc", refused_from=9, refused_generation=4)
+    return {"reason": "Restored the backup of 13:00"}
+
+
 def nowhere(name: str) -> Callable[[Cast], dict[str, Any]]:
     """Path parameter of an object that does not exist."""
     missing: UUID = uuid4()
@@ -139,6 +145,7 @@ VAULT_ROWS = [
     Row("GET", V + "audit-events/<uuid:event_id>", 200, 200, 200, 404, 404, at=_event),
     Row("GET", V + "nodes", 200, 200, 200, 200, 200),
     Row("GET", V + "nodes/<uuid:node_id>", 200, 200, 200, 200, 200, at=_node),
+    Row("POST", V + "nodes/accept-rollback", 403, 403, 403, 403, 200, body=_rollback),
     Row("GET", V + "saved-views", 200, 200, 200, 404, 404, query=in_payments),
     Row(
         "POST", V + "saved-views", 201, 201, 201, 404, 404,

@@ -38,6 +38,10 @@ class Action(StrEnum):
     ROOT_KEY_EXPORT = "vault:root_key:export"
     BACKUP_CREATE = "vault:backup:create"
     BACKUP_RESTORE = "vault:backup:restore"
+    DATA_PLANE_CONFIRM = "vault:data_plane:confirm"
+    NODE_ALARM = "vault:node:alarm"
+    NODE_ALARM_OVER = "vault:node:alarm_over"
+    ROLLBACK_ACCEPT = "vault:node:accept_rollback"
 
     CSP_ACCOUNT_CREATE = "cloudkeys:csp_account:create"
     CSP_ACCOUNT_UPDATE = "cloudkeys:csp_account:update"

@@ -13,6 +13,7 @@ class Permission(StrEnum):
     APPLIANCE_MANAGE_VAULTS = "appliance.manage_vaults"
     APPLIANCE_MANAGE_USERS = "appliance.manage_users"
     APPLIANCE_VIEW_NODES = "appliance.view_nodes"
+    APPLIANCE_MANAGE_NODES = "appliance.manage_nodes"
     APPLIANCE_VIEW_AUDIT = "appliance.view_audit"
 
     VAULT_VIEW = "vault.view"

@@ -82,7 +82,7 @@ def detail_lines(data: Any) -> list[str]:
                 lines += _health_lines(value)
             case "credential" | "create_key_step" if isinstance(value, Mapping):
                 lines += [f"{name.replace('_', ' ').capitalize()}:", *_indented(detail_lines(value))]
-            case "credentials" | "links" | "workers":
+            case "credentials" | "links" | "workers" | "alarms":
                 lines += [
                     f"{name.capitalize()}:",
                     *([f"  {_one_line(item)}" for item in value] or ["  none"]),
@@ -142,7 +142,7 @@ def confirmation_lines(confirmation: Mapping[str, Any]) -> list[str]:
     if confirmation["complete"]:
         return [head]
     missing = ", ".join(confirmation["missing"])
-    bound = f"They refuse by themselves within {confirmation['bound_s']:.0f} s at the latest."
+    bound = f"They refuse by themselves within {confirmation['bound_s']:.0f} s of the change at the latest."
     return [head, f"NOT CONFIRMED by {missing}. {bound}"]
 
 

@@ -40,12 +40,15 @@ from cloudkeys.api.shapes import (
 )  # fmt: skip
 from cloudkeys.models import CloudKey
 from cloudkeys.services import cloud_keys, lifecycle, versions
+from vault.actions import Action
 from vault.api.endpoints import ApiView, accepted, created, detail, done_or_begun, operation, page
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import vault_of
 from vault.api.serializers import confirmation_data
 from vault.api.vaults import ReasonSerializer
+from vault.generations import Confirmation
 from vault.permissions import Permission
+from vault.services.confirmations import confirm_switch
 
 TAG = "Cloud keys"
 _MAYBE_IF_MATCH = "optional"
@@ -226,7 +229,7 @@ class CloudKeyDisable(ApiView):
         done = lifecycle.disable_cloud_key(
             request.actor, key_id, expected_revision=request.expected, **request.data_in
         )
-        return _changed(done)
+        return _closed(request, Action.CLOUD_KEY_DISABLE, done)
 
 
 class CloudKeyEnable(ApiView):
@@ -272,7 +275,11 @@ class CloudKeyBlock(ApiView):
     )
     def post(self, request: Any, key_id: UUID) -> Response:
         """POST"""
-        return _changed(lifecycle.block_cloud_key(request.actor, key_id, **request.data_in))
+        return _closed(
+            request,
+            Action.CLOUD_KEY_BLOCK,
+            lifecycle.block_cloud_key(request.actor, key_id, **request.data_in),
+        )
 
 
 class CloudKeyUnblock(ApiView):
@@ -368,10 +375,12 @@ class CloudKeyScheduleDeletion(ApiView):
     )
     def post(self, request: Any, key_id: UUID) -> Response:
         """POST"""
-        return _changed(
+        return _closed(
+            request,
+            Action.CLOUD_KEY_SCHEDULE_DELETION,
             lifecycle.schedule_deletion(
                 request.actor, key_id, expected_revision=request.expected, **request.data_in
-            )
+            ),
         )
 
 
@@ -413,7 +422,11 @@ class CloudKeyDestroy(ApiView):
     )
     def post(self, request: Any, key_id: UUID) -> Response:
         """POST"""
-        return _changed(lifecycle.destroy_unlinked_key(request.actor, key_id, **request.data_in))
+        return _closed(
+            request,
+            Action.CLOUD_KEY_DESTROY,
+            lifecycle.destroy_unlinked_key(request.actor, key_id, **request.data_in),
+        )
 
 
 class CloudKeyLink(ApiView):
@@ -459,10 +472,19 @@ class CloudKeyRefresh(ApiView):
 
 
 def _changed(done: lifecycle.LifecycleChange) -> Response:
+    return _switched(done, confirm(done.generation))
+
+
+def _closed(request: Any, action: Action, done: lifecycle.LifecycleChange) -> Response:
+    """Access was taken away: how far the data plane has followed is kept on record too."""
+    return _switched(done, confirm_switch(request.actor, action, done.key, done.generation))
+
+
+def _switched(done: lifecycle.LifecycleChange, confirmation: Confirmation | None) -> Response:
     data = {
         "cloud_key": CloudKeySerializer(done.key).data,
         "operation": operation_data(done.operation),
-        "confirmation": confirmation_data(confirm(done.generation)),
+        "confirmation": confirmation_data(confirmation),
     }
     return done_or_begun(data, done.operation.pk if done.operation is not None else None)
 

@@ -196,6 +196,7 @@ CONFIRMATION = {
     "counted": 4,
     "milliseconds": 14,
     "missing": [],
+    "missing_workers": [],
     "bound_s": 60.0,
 }
 
@@ -224,7 +225,7 @@ def read_operation(request: Any, operation_id: UUID | None) -> dict[str, Any] | 
 
 
 def confirm(generation: int) -> Confirmation | None:
-    """Wait for the data plane, 2 s at most; None when it has nothing to learn."""
+    """Wait for the data plane, 2 s at most; None when it has nothing to learn. For switches: `confirm_switch`."""
     return wait_for_generation(generation) if generation else None
 
 

@@ -8,11 +8,13 @@ from uuid import UUID
 from rest_framework import serializers
 from rest_framework.response import Response
 
-from cloudkeys.api.shapes import CONFIRMATION, confirm
+from cloudkeys.api.shapes import CONFIRMATION
 from cloudkeys.services.vault_destruction import describe_destruction, destroy_vault
+from vault.actions import Action
 from vault.api.endpoints import ApiView, operation
 from vault.api.serializers import ConfirmationSerializer, PlainText, confirmation_data
 from vault.api.vaults import ReasonSerializer
+from vault.services.confirmations import confirm_switch
 
 TAG = "Vaults"
 
@@ -94,4 +96,5 @@ class VaultDestruction(ApiView):
             request.actor, vault_id, expected_revision=request.expected, **request.data_in
         )
         data = {"id": vault.pk, "name": vault.name, "state": vault.state}
-        return Response({**data, "confirmation": confirmation_data(confirm(generation))})
+        confirmation = confirm_switch(request.actor, Action.VAULT_DESTROY, vault, generation)
+        return Response({**data, "confirmation": confirmation_data(confirmation)})

@@ -11,6 +11,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.urls import get_resolver
+from django.utils import timezone
 
 from cloudkeys.models import CloudKey, CspAccount
 from tests.cast import Cast
@@ -18,7 +19,7 @@ from vault import cli, local_api, startup
 from vault.actors import Actor
 from vault.commandline import ANY_ID, COLLECTIONS, EXIT_NOT_CONFIRMED, GroupCommand
 from vault.errors import NotFound
-from vault.generations import Confirmation
+from vault.generations import Confirmation, Missing
 from vault.keys import unseal
 from vault.models import AuditEvent, Vault
 
@@ -33,6 +34,7 @@ NOT_COMMANDS = {
     "auth_": "who may read the data folder needs no sign-in, session or token",
     "saved_views_": "they belong to pages",
     "cloud_keys_bulk": "a shell has loops",
+    "nodes_accept_rollback": "keystead xks accept-rollback",
     "vaults_destroy": "left to a person at the API, with the vault's admin",
     "vaults_destruction": "left to a person at the API, with the vault's admin",
     "groups_": "lists and names only; rights are seen better on a page",
@@ -253,8 +255,9 @@ class TestCommands:
             run("key-set", "create", "--vault", "Payments", "--name", "x", "--rotation-schedule", "often")
 
     def test_not_confirmed_has_a_status_of_its_own(self, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
-        late = Confirmation(7, 1, 2, 2000, ("node-a pid 5",), 60.0)
-        monkeypatch.setattr("vault.api.vaults.wait_for_generation", lambda generation: late)
+        silent = Missing("node-a", 5, "STALE", "no sign of life", timezone.now(), 40.0)
+        late = Confirmation(7, 1, 2, 2000, (silent,), 60.0)
+        monkeypatch.setattr("vault.services.confirmations.wait_for_generation", lambda generation: late)
         with pytest.raises(SystemExit) as stop:
             run("vault", "block", "Payments", "--reason", "x")
         assert stop.value.code == EXIT_NOT_CONFIRMED

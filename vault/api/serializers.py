@@ -9,7 +9,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from vault.api.parsing import check_text
-from vault.generations import Confirmation
+from vault.generations import WHY, Confirmation
 from vault.secret import Secret
 
 
@@ -142,6 +142,21 @@ class ProblemSerializer(serializers.Serializer[Any]):
     )
 
 
+class MissingWorkerSerializer(serializers.Serializer[Any]):
+    """A worker process that has not confirmed, and why."""
+
+    node = serializers.CharField()
+    pid = serializers.IntegerField()
+    why = serializers.ChoiceField(
+        choices=WHY,
+        help_text="STALE: no sign of life. STOPPED: by SIGSTOP or a debugger. DRAINING: told to end, and not ended. STARTING: has not "
+        "loaded its keys. REFUSING: its node refuses a database that went backwards. BEHIND: none of these.",
+    )
+    detail = serializers.CharField()
+    last_seen_at = serializers.DateTimeField()
+    closes_in_s = serializers.FloatField(help_text="Seconds from now after which it refuses by itself.")
+
+
 class ConfirmationSerializer(serializers.Serializer[Any]):
     """How far the data plane has followed a change; `bound_s` is when the last straggler closes by itself."""
 
@@ -151,10 +166,12 @@ class ConfirmationSerializer(serializers.Serializer[Any]):
     counted = serializers.IntegerField()
     milliseconds = serializers.IntegerField()
     missing = serializers.ListField(
-        child=serializers.CharField(), help_text="Worker processes that have not confirmed."
+        child=serializers.CharField(),
+        help_text="Worker processes that have not confirmed, in words: node, pid and why.",
     )
+    missing_workers = MissingWorkerSerializer(many=True, help_text="The same, for programs.")
     bound_s = serializers.FloatField(
-        help_text="Seconds after which those that are missing refuse by themselves."
+        help_text="Seconds from the commit after which those that are missing refuse by themselves."
     )
 
 
@@ -169,6 +186,7 @@ def confirmation_data(confirmation: Confirmation | None) -> dict[str, Any] | Non
         "counted": confirmation.counted,
         "milliseconds": confirmation.milliseconds,
         "missing": list(confirmation.missing),
+        "missing_workers": [dict(MissingWorkerSerializer(one).data) for one in confirmation.missing_workers],
         "bound_s": confirmation.bound_s,
     }
 

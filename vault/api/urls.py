@@ -41,6 +41,7 @@ urlpatterns = [
     path(f"{V1}/audit-events/export", audit_events.AuditEventExport.as_view()),
     path(f"{V1}/audit-events/<uuid:event_id>", audit_events.AuditEventDetail.as_view()),
     path(f"{V1}/nodes", nodes.NodeList.as_view()),
+    path(f"{V1}/nodes/accept-rollback", nodes.RollbackAccept.as_view()),
     path(f"{V1}/nodes/<uuid:node_id>", nodes.NodeDetail.as_view()),
     path(f"{V1}/saved-views", saved_views.SavedViewList.as_view()),
     path(f"{V1}/saved-views/<uuid:view_id>", saved_views.SavedViewDetail.as_view()),

@@ -8,6 +8,7 @@ from uuid import UUID
 from rest_framework import serializers
 from rest_framework.response import Response
 
+from vault.actions import Action
 from vault.api.endpoints import ApiView, created, detail, operation, page
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import Listing, choice, flag, text
@@ -21,10 +22,10 @@ from vault.api.serializers import (
     reference,
 )
 from vault.errors import NotFound
-from vault.generations import wait_for_generation
 from vault.models import Vault
 from vault.permissions import Permission
 from vault.services import vaults
+from vault.services.confirmations import confirm_switch
 
 TAG = "Vaults"
 _ID = "7a4c4a52-3c1e-4a39-9d38-0d3f3f9c2b11"
@@ -225,13 +226,14 @@ SWITCHED = {
         "counted": 2,
         "milliseconds": 14,
         "missing": [],
+        "missing_workers": [],
         "bound_s": 60.0,
     },
 }
 
 
-def _switched(changed: vaults.VaultChanged) -> Response:
-    confirmation = wait_for_generation(changed.generation)
+def _switched(request: Any, action: Action, changed: vaults.VaultChanged) -> Response:
+    confirmation = confirm_switch(request.actor, action, changed.vault, changed.generation)
     body = {"vault": VaultSerializer(changed.vault).data, "confirmation": confirmation_data(confirmation)}
     return detail(changed.vault, body)
 
@@ -256,9 +258,10 @@ class VaultDisable(ApiView):
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Disable a vault."""
         reason = request.data_in["reason"]
-        return _switched(
-            vaults.disable_vault(request.actor, vault_id, reason=reason, expected_revision=request.expected)
+        changed = vaults.disable_vault(
+            request.actor, vault_id, reason=reason, expected_revision=request.expected
         )
+        return _switched(request, Action.VAULT_DISABLE, changed)
 
 
 class VaultEnable(ApiView):
@@ -280,9 +283,10 @@ class VaultEnable(ApiView):
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Enable a vault."""
         reason = request.data_in["reason"]
-        return _switched(
-            vaults.enable_vault(request.actor, vault_id, reason=reason, expected_revision=request.expected)
+        changed = vaults.enable_vault(
+            request.actor, vault_id, reason=reason, expected_revision=request.expected
         )
+        return _switched(request, Action.VAULT_ENABLE, changed)
 
 
 class VaultBlock(ApiView):
@@ -305,9 +309,10 @@ class VaultBlock(ApiView):
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Block a vault."""
         reason = request.data_in["reason"]
-        return _switched(
-            vaults.block_vault(request.actor, vault_id, reason=reason, expected_revision=request.expected)
+        changed = vaults.block_vault(
+            request.actor, vault_id, reason=reason, expected_revision=request.expected
         )
+        return _switched(request, Action.VAULT_BLOCK, changed)
 
 
 class VaultUnblock(ApiView):
@@ -329,6 +334,7 @@ class VaultUnblock(ApiView):
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Unblock a vault."""
         reason = request.data_in["reason"]
-        return _switched(
-            vaults.unblock_vault(request.actor, vault_id, reason=reason, expected_revision=request.expected)
+        changed = vaults.unblock_vault(
+            request.actor, vault_id, reason=reason, expected_revision=request.expected
         )
+        return _switched(request, Action.VAULT_UNBLOCK, changed)

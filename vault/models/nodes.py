@@ -30,6 +30,7 @@ class GenerationChange(models.Model):
         VAULT = "VAULT", "Vault"
         STORE = "STORE", "XKS key store"
         KEY = "KEY", "CloudKey"
+        TLS = "TLS", "TLS of the XKS endpoint"
 
     id = models.BigAutoField(primary_key=True)
     generation = models.BigIntegerField(db_index=True)
@@ -54,6 +55,22 @@ class Node(models.Model):
     last_seen_at = models.DateTimeField(db_index=True)
     deregistered_at = models.DateTimeField(null=True, blank=True)
     applied_generation = models.BigIntegerField(default=0, help_text="What the agent has read.")
+    certificate = models.JSONField(
+        default=dict, blank=True, help_text="What its endpoint serves with: xks.wire.CertificateServed."
+    )
+    max_staleness_s = models.FloatField(
+        null=True, help_text="The agent's own bound: its workers refuse after so many seconds without news."
+    )
+    alarms = models.JSONField(
+        default=list, blank=True, help_text="[{code, since, detail}], vault.node_alarms."
+    )
+    # While the agent refuses a database that went backwards: what it holds, and what it found.
+    refused_mark = models.CharField(max_length=64, blank=True)
+    refused_from = models.BigIntegerField(null=True, help_text="The generation that the node holds.")
+    refused_generation = models.BigIntegerField(null=True, help_text="The generation that it found.")
+    accepted_mark = models.CharField(
+        max_length=64, blank=True, help_text="The refused_mark that an operator has accepted last."
+    )
 
     class Meta:
         ordering: ClassVar = ["name"]
@@ -65,11 +82,23 @@ class Node(models.Model):
 class WorkerProcess(models.Model):
     """One serving process of a node; the kill switch counts these."""
 
+    class State(models.TextChoices):
+        STARTING = "STARTING", "Starting"
+        SERVING = "SERVING", "Serving"
+        DRAINING = "DRAINING", "Draining"
+        STOPPED = "STOPPED", "Stopped"
+
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     node = models.ForeignKey(Node, on_delete=models.CASCADE, related_name="workers")
     pid = models.PositiveIntegerField()
     instance = models.CharField(max_length=64, help_text="Tells two processes with one pid apart.")
+    state = models.CharField(
+        max_length=8, choices=State, default=State.SERVING, help_text="As its agent saw it last."
+    )
     applied_generation = models.BigIntegerField(default=0)
+    max_staleness_s = models.FloatField(
+        null=True, help_text="The longest bound of any lease that it may have."
+    )
     registered_at = models.DateTimeField(auto_now_add=True)
     last_seen_at = models.DateTimeField(db_index=True)
     deregistered_at = models.DateTimeField(null=True, blank=True)

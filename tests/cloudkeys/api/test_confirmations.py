@@ -13,7 +13,7 @@ from tests.cast import Cast
 from tests.cloudkeys.matrix import owned_key, owned_key_set
 from tests.cloudkeys.world import store_of
 from vault import generations
-from vault.models import Node, WorkerProcess
+from vault.models import AuditEvent, Node, WorkerProcess
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +54,7 @@ def test_one_is_missing_and_named_with_its_bound(cast: Cast, settings: Any) -> N
     workers(2**40, 1)
     confirmation = disabled(cast, key)
     assert (confirmation["complete"], confirmation["confirmed"], confirmation["counted"]) == (False, 1, 2)
-    assert confirmation["missing"] == ["node-a pid 101"]
+    assert confirmation["missing"] == ["node-a pid 101 (has applied 1)"]
     assert confirmation["bound_s"] == 30.0
 
 
@@ -72,7 +72,58 @@ def test_disabling_again_confirms_again(cast: Cast) -> None:
     disabled(cast, key)
     workers(1)
     again = disabled(cast, key)
-    assert (again["complete"], again["missing"]) == (False, ["node-a pid 100"])
+    assert (again["complete"], again["missing"]) == (False, ["node-a pid 100 (has applied 1)"])
+
+
+@pytest.mark.parametrize(
+    ("fields", "silent_s", "why", "closes_in_s"),
+    [
+        ({"state": "STOPPED"}, 0, "STOPPED", 60),
+        ({"state": "DRAINING"}, 0, "DRAINING", 60),
+        ({"state": "STARTING", "applied_generation": 0}, 0, "STARTING", 60),
+        ({"applied_generation": 0}, 20, "STALE", 40),
+        ({"applied_generation": 0}, 63, "STALE", 0),
+        ({"applied_generation": 1}, 0, "BEHIND", 60),
+    ],
+)
+def test_each_that_is_missing_is_told_with_why_and_until_when(
+    cast: Cast, fields: dict[str, Any], silent_s: float, why: str, closes_in_s: float
+) -> None:
+    """A process that is stopped or ending is not believed, whatever it has confirmed before."""
+    key = owned_key(cast)
+    workers(2**40)
+    seen = timezone.now() - timedelta(seconds=silent_s)
+    WorkerProcess.objects.update(last_seen_at=seen, **fields)
+    confirmation = disabled(cast, key)
+    assert (confirmation["confirmed"], confirmation["counted"], confirmation["complete"]) == (0, 1, False)
+    (missing,) = confirmation["missing_workers"]
+    assert (missing["node"], missing["pid"], missing["why"]) == ("node-a", 100, why)
+    assert missing["closes_in_s"] == pytest.approx(closes_in_s, abs=1.5)
+    assert confirmation["missing"] == [f"node-a pid 100 ({missing['detail']})"]
+
+
+def test_the_bound_is_that_of_the_node_not_of_the_web(cast: Cast) -> None:
+    """An agent that is set to 300 s goes on for so long, whatever this process thinks."""
+    key = owned_key(cast)
+    workers(1)
+    Node.objects.update(max_staleness_s=300.0)
+    seen = timezone.now() - timedelta(seconds=100)
+    WorkerProcess.objects.update(last_seen_at=seen, max_staleness_s=300.0)
+    confirmation = disabled(cast, key)
+    assert (confirmation["counted"], confirmation["bound_s"]) == (1, 300.0)
+    assert confirmation["missing_workers"][0]["closes_in_s"] == pytest.approx(200, abs=1.5)
+
+
+def test_how_far_it_got_is_on_record(cast: Cast) -> None:
+    key = owned_key(cast)
+    workers(2**40, 1)
+    generation = disabled(cast, key)["generation"]
+    event = AuditEvent.objects.get(action="vault:data_plane:confirm")
+    assert (event.target_id, event.generation, event.outcome) == (str(key.pk), generation, "FAILURE")
+    assert event.detail["of"] == "cloudkeys:cloud_key:disable"
+    assert (event.detail["confirmed"], event.detail["counted"]) == (1, 2)
+    assert event.detail["missing"] == ["node-a pid 101 (has applied 1)"]
+    assert event.actor_name
 
 
 def test_stores_and_credentials_confirm_too(cast: Cast) -> None:

@@ -9,7 +9,10 @@ class Command(GroupCommand):
     help = "Data-plane nodes and their worker processes: list, show."
     verbs = (
         Verb(
-            "list", "GET", "nodes", ("name", "software_version", "applied_generation", "last_seen_at", "id")
+            "list",
+            "GET",
+            "nodes",
+            ("name", "state", "alarms", "applied_generation", "seconds_since_seen", "software_version", "id"),
         ),
         Verb("show", "GET", "nodes/{node}"),
     )

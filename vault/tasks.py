@@ -1,0 +1,14 @@
+"""Celery tasks of this room: thin, and any number of them may run at once."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from vault.actors import Actor
+from vault.services import nodes
+
+
+@shared_task(name="vault.watch_nodes")
+def watch_nodes() -> int:
+    """Raise the alarm for data-plane nodes that have fallen silent."""
+    return nodes.watch_nodes(Actor.system("worker", "keystead schedule"))
