@@ -245,6 +245,23 @@ _ROWS = (
         default_note="run/xks.sock in the data folder",
     ),
     Setting(
+        "KEYSTEAD_NODE_NAME", "XKS endpoint", values.node_name, None,
+        "Name of this node in the list of nodes; every host that runs an XKS agent needs one of its own.",
+        "Give 1 to 253 letters, digits, dots, hyphens or underscores.",
+        default_note="the host's name",
+    ),
+    Setting(
+        "KEYSTEAD_METRICS_ADDRESS", "Metrics", values.address, "127.0.0.1",
+        "IP address on which the XKS agent answers Prometheus, without authentication: loopback or a network of your own.",
+        "Give an IP address, such as 127.0.0.1.",
+    ),
+    Setting(
+        "KEYSTEAD_METRICS_PORT", "Metrics", values.count(0, 65535), "9464",
+        "Port on which the XKS agent answers Prometheus (GET /metrics); 0 for no metrics. Where it is taken the agent"
+        " says so, tries again, and serves keys all the same.",
+        "Give a number from 0 to 65535.",
+    ),
+    Setting(
         "KEYSTEAD_SIEM_URL", "SIEM", values.siem_url, None,
         "Where each node's agent sends journal records and audit events, as JSON lines: syslog+tls://host:6514 (RFC 5424 over "
         "TLS, RFC 5425), or file:///path of a file that a collector reads.",
@@ -264,23 +281,6 @@ _ROWS = (
         "KEYSTEAD_SIEM_KEY", "SIEM", values.path, None,
         "PEM file (PKCS#8, not encrypted) of that certificate's private key.",
         "Give the path of a PEM file.", default_note="none", names_file=True,
-    ),
-    Setting(
-        "KEYSTEAD_NODE_NAME", "XKS endpoint", values.node_name, None,
-        "Name of this node in the list of nodes; every host that runs an XKS agent needs one of its own.",
-        "Give 1 to 253 letters, digits, dots, hyphens or underscores.",
-        default_note="the host's name",
-    ),
-    Setting(
-        "KEYSTEAD_METRICS_ADDRESS", "Metrics", values.address, "127.0.0.1",
-        "IP address on which the XKS agent answers Prometheus, without authentication: loopback or a network of your own.",
-        "Give an IP address, such as 127.0.0.1.",
-    ),
-    Setting(
-        "KEYSTEAD_METRICS_PORT", "Metrics", values.count(0, 65535), "9464",
-        "Port on which the XKS agent answers Prometheus (GET /metrics); 0 for no metrics. Where it is taken the agent"
-        " says so, tries again, and serves keys all the same.",
-        "Give a number from 0 to 65535.",
     ),
     Setting(
         "KEYSTEAD_SIMULATOR", "AWS simulator", values.switch, None,
