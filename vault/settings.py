@@ -72,6 +72,7 @@ TEMPLATES = [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
                 "django.contrib.messages.context_processors.messages",
+                "vault.web.frame.preferences",
             ],
         },
     },
@@ -171,6 +172,10 @@ _EVERY = {
     "cloudkeys.look_at_due_accounts": 60.0,
     "cloudkeys.forget_old_refreshes": 3600.0,
     "vault.watch_nodes": 5.0,
+    "xks.note_chain": 60.0,
+    "xks.count_unused_keys": 300.0,
+    "xks.mail_attention": 120.0,
+    "vault.watch_nodes": 5.0,
 }
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, object]] = {
     name: {"task": name, "schedule": seconds, "options": {"expires": seconds, "ignore_result": True}}
@@ -201,9 +206,16 @@ ACCOUNT_SESSION_REMEMBER = False
 # It would write a row for every request; vault.api.authentication notes a session's use once a minute.
 USERSESSIONS_TRACK_ACTIVITY = False
 USERSESSIONS_ADAPTER = "vault.adapter.SessionsAdapter"
+MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 MFA_ADAPTER = "vault.adapter.MfaAdapter"
-MFA_SUPPORTED_TYPES = ["totp", "recovery_codes"]
+MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
 MFA_TOTP_ISSUER = "Keystead"
+MFA_PASSKEY_LOGIN_ENABLED = True
+# Browsers themselves allow passkeys over plain HTTP on localhost alone.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not BEHIND_TLS
+# A reset is asked for by anybody: an address without an account gets no mail.
+ACCOUNT_EMAIL_UNKNOWN_ACCOUNTS = False
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = "Lax"
