@@ -10,6 +10,7 @@ import time
 
 from tests.cluster import evidence, report, scenarios, whole
 from tests.cluster.running import Running, begin
+from tests.cluster.whole import Deviation
 
 
 def observe(running: Running, title: str, act: scenarios.Act, expects_no_error: bool) -> scenarios.Observed:
@@ -23,7 +24,7 @@ def observe(running: Running, title: str, act: scenarios.Act, expects_no_error: 
     scenarios.pause(scenarios.STEADY_S)
     try:
         act(running, seen)
-    except AssertionError as error:
+    except (AssertionError, Deviation) as error:
         seen.faults.append(str(error))
     scenarios.pause(scenarios.AFTER_S)
     running.tell("canary")

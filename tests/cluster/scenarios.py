@@ -19,6 +19,8 @@ from tests.cluster.whole import STALENESS_S, Cluster
 
 STEADY_S = 3.0
 AFTER_S = 4.0
+RESUME_S = 120.0
+"""An operation whose worker died is taken up when its lease has run out."""
 
 
 @dataclass
@@ -209,9 +211,14 @@ def kill_web_pair(running: Running, seen: Observed) -> None:
             except (httpx.HTTPError, AssertionError):
                 lost += 1
         pair.start()
-    for one in made:
-        running.cluster.admin.wait(one["operation"])
-    seen.notes.append(f"{len(made)} keys made, {lost} requests had to be repeated")
+    wait_until(lambda: all(_has_ended(running, one) for one in made), "every key is linked", RESUME_S)
+    ended_at = time.monotonic()
+    failed = [one for one in made if _operation(running, one)["state"] != "SUCCEEDED"]
+    seen.require(not failed, f"{len(failed)} operations failed")
+    seen.require(not lost, f"{lost} requests for a key were never answered")
+    seen.notes.append(
+        f"{len(made)} keys asked for, the last one linked {ended_at - seen.fault_at:.0f} s after the first was asked for"
+    )
     doubled, missing = running.pointers_of([one["cloud_key"] for one in made])
     seen.require(not doubled, f"{doubled} keys have more than one KMS key")
     seen.require(not missing, f"{missing} keys have no KMS key")
@@ -221,6 +228,14 @@ def _begin_key(running: Running, name: str) -> dict[str, Any]:
     """Ask for a key as automation does: with an idempotency key, once more when the answer is lost."""
     body = {"key_set": running.cluster.store["id"], "region": "eu-west-1", "name": name}
     return running.post_safely("cloud-keys", body, name)
+
+
+def _operation(running: Running, made: dict[str, Any]) -> dict[str, Any]:
+    return dict(running.cluster.admin.get(f"operations/{made['operation']['id']}"))
+
+
+def _has_ended(running: Running, made: dict[str, Any]) -> bool:
+    return _operation(running, made)["state"] not in ("WAITING", "RUNNING")
 
 
 def _key_can_be_made(running: Running, seen: Observed, when: str) -> None:

@@ -22,8 +22,9 @@ from xks.tls import certificate_files, ensure_certificate
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import services
-from demo_api import Api
+from demo_api import Api, Deviation
 
+__all__ = ["Api", "Cluster", "Deviation", "start"]
 STALENESS_S = 10.0
 """The bound of these runs; 60 s is the default, and would only make the runs longer."""
 HOST = "xks.keystead.test"
