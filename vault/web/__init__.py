@@ -67,8 +67,8 @@ hx-on: the policy refuses them. CSRF goes by header from <meta>. 422, 409 and 41
 
 The command palette: add to <room>/web/palette.py; xks/web/palette.py asks them all.
 
-A test: tests/vault/web/test_vaults.py; cast.browser("owner") is not there: use tests.web.Browser (get, post with token, form).
-    browser = Browser(cast, "owner"); page = browser.get(url); browser.send(url, name="x") fills the form's hidden fields.
+A test: as tests/vault/web/test_vaults.py does, with tests.web.Browser:
+    browser = Browser(cast, "owner"); browser.get(url, target="list"); browser.send(url, name="x")   # with the form's hidden fields
 Each view is tried by every one of the cast. In the browser: tests/browser/conftest.py, fixture `signed_in_page(who)`,
 `assert_accessible(page)`; console errors, CSP violations and requests to other hosts fail a test by themselves.
 """

@@ -17,5 +17,6 @@ if (palette) {
     if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") { event.preventDefault(); palette.open ? palette.close() : open(); }
   });
   document.addEventListener("click", (event) => { if (event.target.closest("[data-palette]")) open(); });
+  list.addEventListener("click", (event) => { if (event.target.closest("[data-dialog]")) palette.close(); });
   list.addEventListener("htmx:afterSwap", () => keys.first());
 }
