@@ -96,6 +96,12 @@ class PasswordChangeRequired(DomainError):
     code = "password_change_required"
 
 
+class SecondFactorEnrolmentRequired(DomainError):
+    """A vault of this person demands a second factor, and the account has none yet: set one up first."""
+
+    code = "second_factor_enrolment_required"
+
+
 def check_revision(instance: Any, expected: int | None) -> None:
     """Raise StaleRevision unless `expected` is None or the row's revision."""
     if expected is not None and instance.revision != expected:

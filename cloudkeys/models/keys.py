@@ -132,6 +132,16 @@ class CloudKey(models.Model):
             models.Index(
                 fields=["vault", "name", "id"], name="cloud_key_vault_blocked", condition=Q(blocked=True)
             ),
+            models.Index(
+                fields=["vault", "pointer_state", "id"],
+                name="cloud_key_vault_pointer",
+                condition=Q(pointer_state__in=["FAILED", "GONE"]),
+            ),
+            models.Index(
+                fields=["vault", "delete_after", "id"],
+                name="cloud_key_vault_deletion",
+                condition=Q(state="PENDING_DELETION"),
+            ),
             models.Index(fields=["external_key_id"], name="cloud_key_external_id"),
             models.Index(fields=["kms_key_id"], name="cloud_key_kms_id"),
             models.Index(fields=["vault", "state", "name", "id"], name="cloud_key_vault_state"),

@@ -12,7 +12,7 @@ from rest_framework.request import Request
 
 from vault.actors import Actor
 from vault.errors import PasswordChangeRequired, SignInFailed
-from vault.services import sessions, tokens
+from vault.services import second_factor, sessions, tokens
 
 
 def source_ip(request: HttpRequest | Request) -> str | None:
@@ -71,7 +71,7 @@ class OperationAccess(BasePermission):
     message = "This address has no permission rule."
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        """True, False (401 or 403 follows), or PasswordChangeRequired."""
+        """True, False (401 or 403 follows), PasswordChangeRequired or SecondFactorEnrolmentRequired."""
         declared = view.declared
         if declared is None:
             return False
@@ -84,4 +84,6 @@ class OperationAccess(BasePermission):
             raise PasswordChangeRequired(
                 "You are signed in with a one-time password; nothing else is allowed yet."
             )
+        if actor.token is None and declared.access != "one_time_password":
+            second_factor.require_enrolled(actor.user)
         return True

@@ -70,6 +70,11 @@ PROBLEMS: dict[str, Kind] = {
         "Set a new password first",
         "POST /api/v1/auth/password with the one-time password and a new one.",
     ),
+    "second_factor_enrolment_required": Kind(
+        403,
+        "Set up a second factor first",
+        "Open the web page and add an authenticator; then repeat the request.",
+    ),
     "needs_approval": Kind(403, "Another person must agree", "Ask a colleague to approve it."),
     "not_found": Kind(
         404, "Not found", "Check the id, and that you are a member of the vault it belongs to."

@@ -50,6 +50,10 @@ class Vault(models.Model):
     kek_blob = WrappedSecretField(
         null=True, help_text="The vault's KEK under the root key; gone once destroyed."
     )
+    require_second_factor = models.BooleanField(
+        default=False,
+        help_text="Members work in it only in sessions of an account with a second factor. API tokens are not asked.",
+    )
     revision = models.PositiveIntegerField(default=1)
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)

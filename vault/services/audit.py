@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,25 @@ def fetch_event(actor: Actor, event_id: UUID) -> AuditEvent:
         if in_vault or in_installation:
             return event
     raise NotFound("There is no such audit event, or it is not yours.")
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One field before and after; None where it was not there, as before a creation."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+def diff(event: AuditEvent) -> list[Changed]:
+    """What an event changed, field by field, in the order of their names; fields that stayed are left out."""
+    before, after = event.before or {}, event.after or {}
+    return [
+        Changed(name, before.get(name), after.get(name))
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name) or (name in before) != (name in after)
+    ]
 
 
 def event_data(event: AuditEvent) -> dict[str, Any]:

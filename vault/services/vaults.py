@@ -19,9 +19,10 @@ from vault.generations import current_generation
 from vault.models import GenerationChange, Group, Membership, Role, User, Vault
 from vault.permissions import Permission
 from vault.secret import Secret
+from vault.services import second_factor
 from vault.services.users import find_or_make_user
 
-_AUDITED = ("type", "name", "description", "state", "blocked")
+_AUDITED = ("type", "name", "description", "state", "blocked", "require_second_factor")
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,14 @@ def update_vault(
     *,
     name: str | None = None,
     description: str | None = None,
+    require_second_factor: bool | None = None,
     expected_revision: int | None = None,
 ) -> Vault:
-    """Rename or describe a vault. Raises ValidationFailed, StaleRevision, Conflict once it is destroyed."""
+    """Rename or describe a vault, or demand a second factor of its members.
+
+    Members without one then reach nothing but the pages that set it up; API tokens are not asked. Whoever demands it has one.
+    Raises ValidationFailed, StaleRevision, Conflict once it is destroyed.
+    """
     with change(actor) as tx:
         vault = fetch_vault(actor, vault_id, Permission.VAULT_UPDATE, lock=True)
         check_revision(vault, expected_revision)
@@ -144,9 +150,15 @@ def update_vault(
             vault.name = name
         if description is not None:
             vault.description = description
+        if require_second_factor is not None and require_second_factor != vault.require_second_factor:
+            if require_second_factor:
+                second_factor.require_own(actor)
+            vault.require_second_factor = require_second_factor
         if snapshot(vault, *_AUDITED) != before:
             vault.revision += 1
-            vault.save(update_fields=["name", "description", "revision", "updated_at"])
+            vault.save(
+                update_fields=["name", "description", "require_second_factor", "revision", "updated_at"]
+            )
             tx.audit(Action.VAULT_UPDATE, vault, before=before, after=snapshot(vault, *_AUDITED))
     return vault
 
