@@ -22,6 +22,7 @@ COPY vault vault
 COPY cloudkeys cloudkeys
 COPY xks xks
 COPY templates templates
+COPY docs docs
 # Compiled now, because the root file system is read-only later.
 RUN /opt/venv/bin/python -m compileall -q hsm vault cloudkeys xks
 ENV PATH=/opt/venv/bin:$PATH \

@@ -60,7 +60,7 @@ def vault_destroy(request: Any, vault_id: UUID) -> HttpResponse:
                 )
             ),
         ),
-        ("users", f"{_count(lost.members, 'member')} lose their access."),
+        ("users", f"Access ends for {_count(lost.members, 'member')}."),
     ]
     if lost.aws_key_stores:
         consequences.append(
