@@ -83,6 +83,7 @@ class Action(StrEnum):
     CLOUD_KEY_LINK = "cloudkeys:cloud_key:link"
     CLOUD_KEY_POINTER = "cloudkeys:cloud_key:pointer"
     CLOUD_KEY_REFRESH = "cloudkeys:cloud_key:refresh"
+    XKS_DOCTOR_RUN = "xks:doctor:run"
     ACCESS_RULES_CREATE = "xks:access_rules:create"
     ACCESS_RULES_ADD_VERSION = "xks:access_rules:add_version"
     ACCESS_RULES_ENFORCE = "xks:access_rules:enforce"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from xks.api import access_rules, limits, usage
+from xks.api import access_rules, doctor, limits, usage
 
 _V1 = "api/v1/"
 _RULES = f"{_V1}access-rules/<uuid:rule_set_id>"
@@ -18,5 +18,6 @@ urlpatterns = [
     path(f"{_RULES}/shadow", access_rules.AccessRulesShadow.as_view()),
     path(f"{_RULES}/dry-run", access_rules.AccessRulesDryRun.as_view()),
     path(f"{_V1}cloud-keys/<uuid:key_id>/usage", usage.CloudKeyUsage.as_view()),
+    path(f"{_V1}xks-key-stores/<uuid:store_id>/doctor", doctor.StoreDoctor.as_view()),
     path(f"{_V1}xks-key-stores/<uuid:store_id>/limits", limits.StoreLimitsDetail.as_view()),
 ]

@@ -1,5 +1,6 @@
 """Rows of the control side of the XKS endpoint; the data plane never loads them."""
 
+from xks.models.doctor import DoctorReport
 from xks.models.journal import AuditKey, AuditSeal, JournalChain
 from xks.models.limits import StoreLimits
 from xks.models.requests import AuditIntegrity, RequestStore, StreamPosition, Traffic, XksRequest
@@ -12,6 +13,7 @@ __all__ = [
     "AuditIntegrity",
     "AuditKey",
     "AuditSeal",
+    "DoctorReport",
     "JournalChain",
     "JournalShipment",
     "RequestStore",
