@@ -26,7 +26,7 @@ from vault.models import AuditEvent, Vault
 SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # AWS's own example
 GROUPS = (
     "vault", "audit", "xks_node", "csp_account", "key_set", "xks_store", "xks_link", "xks_rules", "xks_limits",
-    "cloud_key", "operation",
+    "xks_doctor", "cloud_key", "operation",
 )  # fmt: skip
 # Operations that are no commands, and why.
 NOT_COMMANDS = {
