@@ -16,6 +16,7 @@ WORDS = {
     "appliance.manage_users": "Issue a new one-time password to a person",
     "appliance.view_nodes": "See data-plane nodes",
     "appliance.manage_nodes": "Let nodes take over a database that went backwards",
+    "appliance.manage_certificates": "Request, install, serve and delete certificates of the XKS endpoint, and clients' roots",
     "appliance.view_audit": "See the installation's audit events: sign-ins, users, vaults as a whole",
     "vault.view": "See the vault",
     "vault.update": "Rename and describe the vault",

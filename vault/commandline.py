@@ -44,6 +44,7 @@ COLLECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "key": ("cloud-keys", ("name", "alias", "external_key_id", "kms_key_id", "kms_key_arn")),
     "credential": ("xks-credentials", ()),
     "access_rules": ("access-rules", ("name",)),
+    "certificate": ("certificates", ("fingerprint", "serial")),
     "operation": ("operations", ()),
     "event": ("audit-events", ()),
     "node": ("nodes", ("name",)),

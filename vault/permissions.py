@@ -14,6 +14,7 @@ class Permission(StrEnum):
     APPLIANCE_MANAGE_USERS = "appliance.manage_users"
     APPLIANCE_VIEW_NODES = "appliance.view_nodes"
     APPLIANCE_MANAGE_NODES = "appliance.manage_nodes"
+    APPLIANCE_MANAGE_CERTIFICATES = "appliance.manage_certificates"
     APPLIANCE_VIEW_AUDIT = "appliance.view_audit"
 
     VAULT_VIEW = "vault.view"

@@ -25,15 +25,18 @@ import structlog
 from xks.agent_endpoint import EndpointKeeper
 from xks.agent_journal import Journals, Keeper
 from xks.agent_loading import Loaded
+from xks.agent_memory import Memory
 from xks.agent_reader import Reader
 from xks.agent_registrar import Registrar
 from xks.agent_registry import Registry
 from xks.agent_shipping import Shipping, ShippingThread
 from xks.agent_socket import bind_socket, claim_socket
+from xks.agent_state import NodeState
 from xks.agent_workers import Workers
 from xks.metrics_agent import AgentMetrics, MetricsSettings
 from xks.siem_sinks import Sink
 from xks.siem_stream import Stream, StreamThread
+from xks.wire import boot_clock
 
 log = structlog.get_logger("keystead.agent")
 
@@ -62,8 +65,11 @@ class Agent:
         request_days: int = 30,
         siem: Sink | None = None,
         metrics: MetricsSettings | None = None,
+        memory: Path | None = None,
     ) -> None:
-        """``journal_folder``: where this node's workers write their journals; None when they do not.
+        """``memory``: the file in which is kept what was applied last, so that an older database is known after a restart.
+
+        ``journal_folder``: where this node's workers write their journals; None when they do not.
 
         ``metrics``: where Prometheus is answered; None for nowhere.
         """
@@ -82,6 +88,8 @@ class Agent:
             self._shipping = Shipping(node_name, journal_folder, request_days=request_days)
             if siem is not None:
                 self._make_stream = partial(Stream, node_name, journal_folder, siem)
+        self._state = NodeState(max_staleness_s)
+        self._memory = Memory(memory)
         self._registry = Registry(node_name, software_version, max_staleness_s=max_staleness_s)
 
     async def run(self, stop: asyncio.Event, *, started: Callable[[], None] = lambda: None) -> None:
@@ -104,6 +112,7 @@ class Agent:
             failed=failed,
             generation=lambda: workers.generation,
             beat_s=self._beat_s,
+            state=self._state,
         )
         keeper: Keeper | None = None
         if self._journals is not None:
@@ -153,7 +162,10 @@ class Agent:
             failed=failed,
             poll_s=self._poll_s,
             max_staleness_s=self._max_staleness_s,
+            state=self._state,
+            memory=self._memory,
         )
+        watching = asyncio.create_task(self._watch_staleness())
         try:
             server = await asyncio.start_unix_server(workers.converse, sock=bind_socket(self._socket_path))
             registrar.start()
@@ -174,6 +186,7 @@ class Agent:
                     await self._linger(workers)
             finally:
                 stopped.cancel()
+                watching.cancel()
                 server.close()
                 await workers.close()
                 reader.stop()
@@ -195,6 +208,16 @@ class Agent:
             log.info("agent stopped")
         finally:
             lock.close()
+
+    @property
+    def state(self) -> NodeState:
+        """How stale the node is and what is wrong with it; may be read from any thread."""
+        return self._state
+
+    async def _watch_staleness(self) -> None:
+        while True:
+            await asyncio.sleep(min(0.5, self._max_staleness_s / 10))
+            self._state.watch(boot_clock())
 
     async def _linger(self, workers: Workers) -> None:
         try:

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 import structlog
 
 from xks import wire
+from xks.agent_endpoint import Endpoints
 from xks.agent_loading import Loaded
 from xks.agent_registry import Heartbeat, ProcessName
 from xks.agent_socket import peer_of
@@ -25,6 +26,9 @@ log = structlog.get_logger("keystead.agent")
 
 HELLO_S = 10.0
 """How long a connection may stay silent before it has said who it is."""
+
+MAX_FINGERPRINTS = 10_000
+"""Generations of which a worker's confirmation is still of use."""
 
 MAX_QUEUED_CHANGES = 1000
 """A worker that lags further behind gets everything anew: that is less to send."""
@@ -37,8 +41,16 @@ class Census(Protocol):
         """A worker has connected."""
         ...
 
-    def confirmed(self, process: ProcessName, generation: int) -> None:
+    def confirmed(self, process: ProcessName, generation: int, fingerprint: str) -> None:
         """A worker answers from this generation only."""
+        ...
+
+    def draining(self, process: ProcessName) -> None:
+        """A worker has been told to end, and finishes what it has."""
+        ...
+
+    def troubled(self, process: ProcessName, problem: str) -> None:
+        """A worker tells why it cannot keep its journal; "": it can."""
         ...
 
     def parted(self, process: ProcessName) -> None:
@@ -89,10 +101,14 @@ class Held:
         self.keys.update((key.id, key) for key in loaded.keys)
         self.generation = loaded.generation
 
-    def slices(self) -> Iterator[wire.Delta]:
+    def slices(self, *, rollback_accepted: bool = False) -> Iterator[wire.Delta]:
         """Everything as a full load, as it stands now: later changes do not show in it."""
         return wire.slice_delta(
-            self.generation, full=True, stores=list(self.stores.values()), keys=list(self.keys.values())
+            self.generation,
+            full=True,
+            stores=list(self.stores.values()),
+            keys=list(self.keys.values()),
+            rollback_accepted=rollback_accepted,
         )
 
 
@@ -173,12 +189,15 @@ class Workers:
         self._max_staleness_s = max_staleness_s
         self._lease_every_s = lease_every_s
         self._held: Held | None = None
+        self._fingerprints: dict[int, str] = {}
+        self._rollback_accepted = False
         self._current_at: float | None = None
         self._fleet_size = 1
         self._counted_workers = 1
         self._links: dict[ProcessName, Link] = {}
         self._exits: dict[ProcessName, int] = {}
         self._conversations: dict[asyncio.Task[object], asyncio.StreamWriter] = {}
+        self.endpoints = Endpoints()
         self.nobody_left = asyncio.Event()
         self.nobody_left.set()
 
@@ -204,6 +223,13 @@ class Workers:
     def take(self, loaded: Loaded | None, asked_at: float) -> None:
         """Pass on what the reader found; None: nothing new. ``asked_at``: boot clock before it asked."""
         if loaded is not None:
+            if loaded.rollback_accepted:
+                # From now on, for whoever comes back later: what this agent holds has been accepted.
+                self._rollback_accepted = True
+                self._fingerprints.clear()
+            self._fingerprints[loaded.generation] = loaded.fingerprint
+            while len(self._fingerprints) > MAX_FINGERPRINTS:
+                del self._fingerprints[next(iter(self._fingerprints))]
             if loaded.full or self._held is None:
                 self._held = Held.of(loaded)
                 for link in self._links.values():
@@ -302,6 +328,9 @@ class Workers:
             return
         except asyncio.IncompleteReadError:
             return  # a health probe: it connects, and that is all it wants to know
+        if isinstance(hello, wire.ServerHello) and hello.protocol == wire.PROTOCOL_VERSION:
+            await self.endpoints.converse(reader, writer)
+            return
         if not isinstance(hello, wire.Hello) or hello.protocol != wire.PROTOCOL_VERSION:
             raise wire.FrameError(f"the agent speaks protocol {wire.PROTOCOL_VERSION}, the worker does not")
         process = ProcessName.of(peer_pid, hello.pid, hello.started_at_s)
@@ -334,9 +363,13 @@ class Workers:
             message = await wire.read_worker_message(reader)
             match message:
                 case wire.Applied(generation=generation):
-                    if generation > self.generation:
+                    if generation > self.generation and not self._rollback_accepted:
                         raise wire.FrameError("a worker confirms a generation that it was never sent")
-                    self._census.confirmed(link.process, generation)
+                    # One that is not known any more was of the history that was let go of, or is long overtaken.
+                    if (fingerprint := self._fingerprints.get(generation)) is not None:
+                        self._census.confirmed(link.process, generation, fingerprint)
+                case wire.Draining():
+                    self._census.draining(link.process)
                 case wire.ShadowReport(counts=counts):
                     self._census.shadowed(counts)
                     if self._metrics is not None:
@@ -344,6 +377,7 @@ class Workers:
                 case wire.UseReport(uses=uses):
                     self._census.used(uses)
                 case wire.MetricsReport():
+                    self._census.troubled(link.process, message.problem)
                     if self._metrics is not None:
                         self._metrics.reported(link.process, message)
                 case wire.Goodbye():
@@ -368,7 +402,7 @@ class Workers:
                         break
                     link.needs_everything = False
                     link.changes.clear()
-                    for delta in self._held.slices():
+                    for delta in self._held.slices(rollback_accepted=self._rollback_accepted):
                         link.writer.write(wire.encode_frame(delta))
                         await link.writer.drain()
                 elif link.changes:

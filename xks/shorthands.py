@@ -20,6 +20,21 @@ def json_file(text: str) -> Any:
         raise ValueError(f"{text}: {error.strerror}.") from None
 
 
+def text_file(text: str) -> str:
+    """A file with the text, - for standard input; "" for none."""
+    if not text:
+        return ""
+    if text == "-":
+        return sys.stdin.read()
+    try:
+        with open(text, encoding="utf-8") as file:
+            return file.read()
+    except OSError as error:
+        raise ValueError(f"{text}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{text} is no text: PEM is wanted.") from None
+
+
 def version(text: str) -> int | None:
     """A version's number, or none."""
     if text == "none":

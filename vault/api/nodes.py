@@ -96,6 +96,10 @@ class NodeSerializer(serializers.Serializer[Any]):
     refused = serializers.SerializerMethodField(
         help_text="Set while the node refuses a database that went backwards; see accept-rollback."
     )
+    certificate = serializers.DictField(
+        help_text="What its endpoint serves TLS with, as it says itself: source (installed, default, file, off), serial, "
+        "fingerprint, not_after and the like; empty while its server process is not there."
+    )
     workers = WorkerSerializer(many=True)
 
     def get_state(self, row: Node) -> str:
@@ -155,6 +159,18 @@ NODE = {
     "max_staleness_s": 60.0,
     "alarms": [],
     "refused": None,
+    "certificate": {
+        "source": "installed",
+        "serial": "3b9aca07",
+        "fingerprint": "9a6ec012e1a7da9dbe34194d478ad7c0db1822fb071df12981496ed104384113",
+        "subject": "CN=xks.example.com",
+        "issuer": "CN=Example Public CA,O=Example,C=US",
+        "names": ["xks.example.com"],
+        "not_before": "2026-11-22T00:00:00+00:00",
+        "not_after": "2027-02-20T00:00:00+00:00",
+        "client_roots": "",
+        "trouble": "",
+    },
     "workers": [
         {
             "id": "2a1b5a5e-54a3-4d6c-9b7e-6f5e4d3c2b1a",

@@ -1,5 +1,6 @@
 """Rows of the control side of the XKS endpoint; the data plane never loads them."""
 
+from xks.models.certificates import EndpointCertificate, EndpointTls
 from xks.models.doctor import DoctorReport
 from xks.models.journal import AuditKey, AuditSeal, JournalChain
 from xks.models.limits import StoreLimits
@@ -13,6 +14,9 @@ __all__ = [
     "AuditIntegrity",
     "AuditKey",
     "AuditSeal",
+    "DoctorReport",
+    "EndpointCertificate",
+    "EndpointTls",
     "DoctorReport",
     "JournalChain",
     "JournalShipment",
