@@ -8,6 +8,7 @@ from uuid import UUID
 from rest_framework import serializers
 from rest_framework.response import Response
 
+from cloudkeys.api.credentials import CREDENTIAL_ONCE, NewCredentialSerializer, new_credential_data
 from cloudkeys.api.shapes import (
     EVERY,
     IDS,
@@ -21,7 +22,6 @@ from cloudkeys.api.shapes import (
     read_operation,
 )  # fmt: skip
 from cloudkeys.api.store_links import LinkInput
-from cloudkeys.api.stores import CREDENTIAL_ONCE, NewCredentialSerializer, new_credential_data
 from cloudkeys.models import KeySet, XksKeyStore
 from cloudkeys.services import key_sets
 from cloudkeys.services.stores import LinkRequest

@@ -8,72 +8,42 @@ from uuid import UUID
 from rest_framework import serializers
 from rest_framework.response import Response
 
+from cloudkeys.api.credentials import CREDENTIAL, CredentialSerializer
 from cloudkeys.api.shapes import (
     CONFIRMATION,
     IDS,
     NOW,
     STORES_TAG,
     VAULT,
+    ScheduleField,
     confirm,
 )  # fmt: skip
 from cloudkeys.api.store_links import LINK, LinkSerializer
-from cloudkeys.models import XksCredential, XksKeyStore
+from cloudkeys.models import XksKeyStore
 from cloudkeys.naming import XKS_API_PATH
-from cloudkeys.services import credentials, stores
-from vault.api.endpoints import ApiView, created, detail, operation, page
-from vault.api.idempotency import Made, Replay
+from cloudkeys.services import stores
+from vault.actions import Action
+from vault.api.endpoints import ApiView, detail, operation, page
 from vault.api.listing import Listing, flag, identifier, text, vault_of
 from vault.api.serializers import (
     ConfirmationSerializer,
-    CreatedMixin,
     PlainText,
     ReferenceSerializer,
-    StrictBoolean,
     StrictInteger,
     StrictSerializer,
     confirmation_data,
 )  # fmt: skip
 from vault.api.vaults import ReasonSerializer
 from vault.permissions import Permission
+from vault.services.confirmations import confirm_switch
 
 
-class CredentialSerializer(serializers.ModelSerializer[XksCredential]):
-    """A SigV4 credential that AWS signs with; its secret is shown once, when it is made."""
+class CredentialScheduleField(ScheduleField):
+    """A store's schedule; a store that was never given one has none."""
 
-    class Meta:
-        model = XksCredential
-        fields = ("id", "store", "access_key_id", "state", "created_at", "retired_at")
-
-
-class ProxyCredentialSerializer(serializers.Serializer[Any]):
-    """As AWS spells it."""
-
-    AccessKeyId = serializers.CharField()
-    RawSecretAccessKey = serializers.CharField()
-
-
-class ConsoleFileSerializer(serializers.Serializer[Any]):
-    """The JSON file that the AWS console takes ("Upload configuration file")."""
-
-    XksProxyUriPath = serializers.CharField()
-    XksProxyAuthenticationCredential = ProxyCredentialSerializer()
-
-
-class NewCredentialSerializer(CredentialSerializer):
-    """A new credential: secret and file are shown in this answer and in no other; null on a repeat."""
-
-    secret_access_key = serializers.CharField(allow_null=True)
-    console_file = ConsoleFileSerializer(allow_null=True)
-
-    class Meta(CredentialSerializer.Meta):
-        fields = (*CredentialSerializer.Meta.fields, "secret_access_key", "console_file")  # type: ignore[assignment]
-
-
-class CredentialCreated(CreatedMixin, NewCredentialSerializer):
-    """A new credential."""
-
-    class Meta(NewCredentialSerializer.Meta):
-        fields = (*NewCredentialSerializer.Meta.fields, "idempotency_replayed")  # type: ignore[assignment]
+    def to_representation(self, value: Any) -> Any:
+        """See Field."""
+        return super().to_representation(value or {"kind": "none"})
 
 
 class StoreSerializer(serializers.ModelSerializer[XksKeyStore]):
@@ -87,13 +57,14 @@ class StoreSerializer(serializers.ModelSerializer[XksKeyStore]):
     credentials = CredentialSerializer(many=True)
     links = LinkSerializer(many=True)
     allowed_regions = serializers.ListField(child=serializers.CharField())
+    rotation_schedule = CredentialScheduleField(help_text="Of its credential.")
 
     class Meta:
         model = XksKeyStore
         fields = (
             "id", "vault", "key_set", "path_prefix", "xks_proxy_uri_path", "blocked",
             "blocked_reason", "max_staleness_s",
-            "allowed_regions", "credentials", "links", "revision", "created_at", "updated_at",
+            "allowed_regions", "rotation_schedule", "next_rotation_at", "credentials", "links", "revision", "created_at", "updated_at",
         )  # fmt: skip
 
     def get_xks_proxy_uri_path(self, row: XksKeyStore) -> str:
@@ -117,6 +88,9 @@ class StoreChanges(StrictSerializer):
         required=False,
         help_text="Signing regions accepted; empty: any.",
     )
+    rotation_schedule = ScheduleField(
+        required=False, help_text="When its credential is rotated by itself; counted from the newest one."
+    )
 
 
 class StoreAndConfirmation(serializers.Serializer[Any]):
@@ -126,42 +100,6 @@ class StoreAndConfirmation(serializers.Serializer[Any]):
     confirmation = ConfirmationSerializer(allow_null=True)
 
 
-class CredentialAndConfirmation(serializers.Serializer[Any]):
-    """A credential, and how far the data plane has confirmed the change."""
-
-    credential = CredentialSerializer()
-    confirmation = ConfirmationSerializer(allow_null=True)
-
-
-class RetireInput(ReasonSerializer):
-    """How to retire a credential."""
-
-    even_the_last = StrictBoolean(
-        default=False,
-        help_text="Retire the store's last live credential too: AWS can then use none of its keys.",
-    )
-
-
-CREDENTIAL: dict[str, Any] = {
-    "id": IDS["credential"],
-    "store": IDS["store"],
-    "access_key_id": "MFRGGZDFMZTWQ2LKNNWG23TPOB",
-    "state": "ACTIVE",
-    "created_at": NOW,
-    "retired_at": None,
-}
-_SECRET = "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA="
-CREDENTIAL_ONCE: dict[str, Any] = {
-    **CREDENTIAL,
-    "secret_access_key": _SECRET,
-    "console_file": {
-        "XksProxyUriPath": "/9f86d081884c/kms/xks/v1",
-        "XksProxyAuthenticationCredential": {
-            "AccessKeyId": CREDENTIAL["access_key_id"],
-            "RawSecretAccessKey": _SECRET,
-        },
-    },
-}
 STORE: dict[str, Any] = {
     "id": IDS["store"],
     "vault": VAULT,
@@ -172,6 +110,8 @@ STORE: dict[str, Any] = {
     "blocked_reason": "",
     "max_staleness_s": None,
     "allowed_regions": [],
+    "rotation_schedule": {"kind": "every", "every": 90, "unit": "days", "hour": 3, "time_zone": "UTC"},
+    "next_rotation_at": "2027-02-20T03:00:00Z",
     "credentials": [CREDENTIAL],
     "links": [LINK],
     "revision": 1,
@@ -192,23 +132,7 @@ _ON_STORE = "Blocking acts in the data plane only and at once; AWS is not told."
 
 def _stores(request: Any) -> Any:
     rows = request.actor.visible(XksKeyStore).select_related("vault", "key_set")
-    return rows.prefetch_related("credentials", "links", "links__vault")
-
-
-def new_credential_data(made: credentials.NewCredential | None) -> dict[str, Any] | None:
-    """NewCredentialSerializer's data, with the secret; None for None."""
-    if made is None:
-        return None
-    return {
-        **CredentialSerializer(made.credential).data,
-        "secret_access_key": made.secret.reveal_text(),
-        "console_file": made.console_file(),
-    }
-
-
-def _read_credential(request: Any, made: Made) -> dict[str, Any]:
-    row = request.actor.fetch(XksCredential, made.target_id, Permission.XKS_STORES_VIEW)
-    return {**CredentialSerializer(row).data, "secret_access_key": None, "console_file": None}
+    return rows.prefetch_related("credentials__regions", "links", "links__vault")
 
 
 class StoreList(ApiView):
@@ -252,7 +176,7 @@ class StoreDetail(ApiView):
     @operation(
         "xks_key_stores_update",
         summary="Change an external key store",
-        description="Its staleness bound, and the signing regions that it accepts.",
+        description="Its staleness bound, the signing regions that it accepts, and when its credential is rotated.",
         tag=STORES_TAG,
         request=StoreChanges,
         request_example={"max_staleness_s": 30},
@@ -290,9 +214,8 @@ class StoreBlock(ApiView):
     def post(self, request: Any, store_id: UUID) -> Response:
         """POST"""
         row, generation = stores.block_xks_store(request.actor, store_id, **request.data_in)
-        return Response(
-            {"store": StoreSerializer(row).data, "confirmation": confirmation_data(confirm(generation))}
-        )
+        confirmation = confirm_switch(request.actor, Action.XKS_STORE_BLOCK, row, generation)
+        return Response({"store": StoreSerializer(row).data, "confirmation": confirmation_data(confirmation)})
 
 
 class StoreUnblock(ApiView):
@@ -315,53 +238,3 @@ class StoreUnblock(ApiView):
         return Response(
             {"store": StoreSerializer(row).data, "confirmation": confirmation_data(confirm(generation))}
         )
-
-
-class StoreCredentials(ApiView):
-    """xks-key-stores/{id}/credentials"""
-
-    @operation(
-        "xks_credentials_create",
-        summary="Make a further credential",
-        description="The others stay valid. Secret and the AWS console's file (`console_file`) are in this "
-        "answer and in no "
-        "later one: store them now.",
-        tag=STORES_TAG,
-        response=CredentialCreated,
-        status=201,
-        example={**CREDENTIAL_ONCE, "idempotency_replayed": False},
-        errors=(404,),
-        replay=Replay(XksCredential, _read_credential),
-    )
-    def post(self, request: Any, store_id: UUID) -> Response:
-        """POST"""
-        made = credentials.create_xks_credential(request.actor, store_id)
-        data = new_credential_data(made) or {}
-        return created(made.credential, data, location=f"/api/v1/xks-key-stores/{store_id}")
-
-
-class CredentialRetire(ApiView):
-    """xks-credentials/{id}/retire"""
-
-    @operation(
-        "xks_credentials_retire",
-        summary="Retire a credential",
-        description="The data plane refuses it at once, and its secret is erased. The store's last live one only with "
-        "`even_the_last`.",
-        tag=STORES_TAG,
-        request=RetireInput,
-        request_example={"reason": "Rotated"},
-        response=CredentialAndConfirmation,
-        example={
-            "credential": {**CREDENTIAL, "state": "RETIRED", "retired_at": NOW},
-            "confirmation": CONFIRMATION,
-        },
-        errors=(404, 409),
-    )
-    def post(self, request: Any, credential_id: UUID) -> Response:
-        """POST"""
-        row, generation = credentials.retire_xks_credential(
-            request.actor, credential_id, even_the_last=request.data_in["even_the_last"]
-        )
-        confirmation = confirmation_data(confirm(generation))
-        return Response({"credential": CredentialSerializer(row).data, "confirmation": confirmation})

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from django.urls import path
 
-from cloudkeys.api import accounts, bulk, cloud_keys, key_sets, operations, store_links, stores, vaults
+from cloudkeys.api import (
+    accounts,
+    bulk,
+    cloud_keys,
+    credentials,
+    key_sets,
+    operations,
+    store_links,
+    stores,
+    vaults,
+)
 
 _V1 = "api/v1/"
 _KEY = f"{_V1}cloud-keys/<uuid:key_id>"
 _LINK = f"{_V1}aws-store-links/<uuid:link_id>"
 _STORE = f"{_V1}xks-key-stores/<uuid:store_id>"
+_CREDENTIAL = f"{_V1}xks-credentials/<uuid:credential_id>"
 _ACCOUNT = f"{_V1}csp-accounts/<uuid:account_id>"
 _OPERATION = f"{_V1}operations/<uuid:operation_id>"
 
@@ -29,8 +40,13 @@ urlpatterns = [
     path(_STORE, stores.StoreDetail.as_view()),
     path(f"{_STORE}/block", stores.StoreBlock.as_view()),
     path(f"{_STORE}/unblock", stores.StoreUnblock.as_view()),
-    path(f"{_STORE}/credentials", stores.StoreCredentials.as_view()),
-    path(f"{_V1}xks-credentials/<uuid:credential_id>/retire", stores.CredentialRetire.as_view()),
+    path(f"{_STORE}/credentials", credentials.StoreCredentials.as_view()),
+    path(f"{_STORE}/rotate-credentials", credentials.StoreRotate.as_view()),
+    path(f"{_STORE}/rotation", credentials.StoreRotation.as_view()),
+    path(f"{_STORE}/rotation/file", credentials.StoreRotationFile.as_view()),
+    path(f"{_STORE}/rotation/done", credentials.StoreRotationDone.as_view()),
+    path(_CREDENTIAL, credentials.CredentialDetail.as_view()),
+    path(f"{_CREDENTIAL}/retire", credentials.CredentialRetire.as_view()),
     path(f"{_V1}aws-store-links", store_links.LinkList.as_view()),
     path(_LINK, store_links.LinkDetail.as_view()),
     path(f"{_LINK}/link", store_links.LinkLink.as_view()),

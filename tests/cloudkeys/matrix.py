@@ -14,9 +14,9 @@ import pytest
 from django.utils import timezone
 
 from cloudkeys import providers
-from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, Operation, XksCredential
+from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, Operation, XksCredential, XksKeyStore
 from cloudkeys.providers.base import AccountReport, Identity
-from cloudkeys.services import cloud_keys, credentials, lifecycle, stores
+from cloudkeys.services import cloud_keys, credential_rotation, credentials, lifecycle, stores
 from tests.api_row import Row, in_payments
 from tests.cast import Cast
 from tests.cloudkeys.world import (
@@ -30,6 +30,7 @@ from tests.cloudkeys.world import (
     pretend_linked,
     store_of,
 )
+from vault.changes import change
 from vault.services.vaults import disable_vault
 
 At = Callable[[Cast], dict[str, Any]]
@@ -102,6 +103,16 @@ def _credential(cast: Cast) -> dict[str, Any]:
     credential = XksCredential.objects.filter(store_id=parameters["store_id"]).first()
     assert credential is not None
     return {"credential_id": credential.pk}
+
+
+def _rotating(cast: Cast) -> dict[str, Any]:
+    parameters = _store(cast)
+    operation = credential_rotation.rotate_xks_credential(cast.actor("owner"), parameters["store_id"])
+    store = XksKeyStore.objects.get(pk=parameters["store_id"])
+    with change(cast.actor("owner")) as tx:
+        made = credentials.make_credential(tx, store).credential
+    Operation.objects.filter(pk=operation.pk).update(memo={"new_credential_id": str(made.pk)})
+    return parameters
 
 
 def _link(*, linked: bool) -> At:
@@ -210,6 +221,7 @@ V = "api/v1/"
 ACCOUNT_AT = V + "csp-accounts/<uuid:account_id>"
 KEY_SET_AT = V + "key-sets/<uuid:key_set_id>"
 STORE_AT = V + "xks-key-stores/<uuid:store_id>"
+CREDENTIAL_AT = V + "xks-credentials/<uuid:credential_id>"
 LINK_AT = V + "aws-store-links/<uuid:link_id>"
 KEY_AT = V + "cloud-keys/<uuid:key_id>"
 OPERATION_AT = V + "operations/<uuid:operation_id>"
@@ -242,11 +254,15 @@ CLOUDKEYS_ROWS = [
     Row("PATCH", STORE_AT, 200, 200, 403, 404, 404, at=_store, if_match=True, body=lambda cast: {"max_staleness_s": 30}),
     Row("POST", STORE_AT + "/block", 200, 200, 403, 404, 404, at=_store, body=_nothing),
     Row("POST", STORE_AT + "/unblock", 200, 403, 403, 404, 404, at=_blocked_store, body=_nothing),
+    Row("GET", STORE_AT + "/credentials", 200, 200, 200, 404, 404, at=_store),
     Row("POST", STORE_AT + "/credentials", 201, 201, 403, 404, 404, at=_store, body=_nothing),
-    Row(
-        "POST", V + "xks-credentials/<uuid:credential_id>/retire", 200, 200, 403, 404, 404, at=_credential,
-        body=_nothing,
-    ),
+    Row("POST", STORE_AT + "/rotate-credentials", 202, 202, 403, 404, 404, at=_store, body=_nothing),
+    Row("GET", STORE_AT + "/rotation", 200, 200, 200, 404, 404, at=_rotating),
+    Row("POST", STORE_AT + "/rotation/file", 200, 200, 403, 404, 404, at=_rotating, body=_nothing),
+    Row("POST", STORE_AT + "/rotation/done", 200, 200, 403, 404, 404, at=_rotating, body=lambda cast: {"region": "eu-west-1"}),
+    Row("GET", CREDENTIAL_AT, 200, 200, 200, 404, 404, at=_credential),
+    Row("DELETE", CREDENTIAL_AT, 200, 200, 403, 404, 404, at=_credential),
+    Row("POST", CREDENTIAL_AT + "/retire", 200, 200, 403, 404, 404, at=_credential, body=_nothing),
 
     Row("GET", V + "aws-store-links", 200, 200, 200, 404, 404, query=in_payments),
     Row("POST", V + "aws-store-links", 201, 201, 403, 404, 404, body=_new_link),

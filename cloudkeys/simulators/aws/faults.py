@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-KINDS = ("latency", "throttle", "error", "drop", "lose_answer", "late_key")
+KINDS = ("latency", "throttle", "error", "drop", "lose_answer", "late_key", "old_credential")
+_TAKEN_BY_NAME = ("late_key", "old_credential")
 
 
 @dataclass(slots=True)
@@ -22,7 +23,9 @@ class Fault:
     kind: ``latency`` (wait ``seconds``, then work as usual), ``throttle`` (ThrottlingException or the
     service's word for it), ``error`` (HTTP ``status`` 5xx, nothing done), ``drop`` (connection closed, nothing
     done), ``lose_answer`` (the work is done, then the connection is closed without an answer), ``late_key`` (IAM is
-    eventually consistent: the next access key made is unknown to its first ``count`` requests).
+    eventually consistent: the next access key made is unknown to its first ``count`` requests), ``old_credential``
+    (after the next change of an external key store's credential every other call to its proxy is signed with the one
+    before, for ``seconds``: some of KMS's hosts have not heard of the change).
     """
 
     kind: str
@@ -77,7 +80,7 @@ class Faults:
         taken: list[Fault] = []
         with self._lock:
             decided = False
-            for fault in [waiting for waiting in self._waiting if waiting.kind != "late_key"]:
+            for fault in [waiting for waiting in self._waiting if waiting.kind not in _TAKEN_BY_NAME]:
                 if not fault.matches(service, operation) or (fault.kind != "latency" and decided):
                     continue
                 decided = decided or fault.kind != "latency"
@@ -95,6 +98,15 @@ class Faults:
                     self._waiting.remove(fault)
                     return fault.count
         return 0
+
+    def take_old_credential(self) -> float:
+        """For how many seconds the credential that is replaced now goes on being used; the fault is used up."""
+        with self._lock:
+            for fault in self._waiting:
+                if fault.kind == "old_credential":
+                    self._waiting.remove(fault)
+                    return fault.seconds
+        return 0.0
 
     def waiting(self) -> list[dict[str, Any]]:
         """The faults that are still to happen."""

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cloudkeys.simulators.aws import kms_keys
 from cloudkeys.simulators.aws.context import ApiRequest, AwsError, Caller, Simulator
 from cloudkeys.simulators.aws.kms_access import authorize_account, authorize_key, refuse_unusable, unsupported
+from cloudkeys.simulators.aws.kms_hosts import proxy_for_use
 from cloudkeys.simulators.aws.kms_state import Key, canonical_context, find_key, resolve_key, store_of
 from cloudkeys.simulators.aws.kms_stores import connection_error_code
 from cloudkeys.simulators.aws.xks_client import ExternalCiphertext, Origin, XksError
@@ -274,7 +275,7 @@ def _seal(sim: Simulator, call: _Call, key: Key, plaintext: bytes, context: dict
         return MAGIC + bytes([OWN]) + head + inner
     try:
         outer = sim.xks.encrypt(
-            store_of(sim, key).proxy,
+            proxy_for_use(sim, store_of(sim, key)),
             str(key.xks_key_id),
             inner,
             canonical_context(context),
@@ -325,7 +326,7 @@ def _open(
             raise _invalid_ciphertext()
         try:
             rest = sim.xks.decrypt(
-                store_of(sim, key).proxy,
+                proxy_for_use(sim, store_of(sim, key)),
                 str(key.xks_key_id),
                 _unpack(rest),
                 canonical_context(context),

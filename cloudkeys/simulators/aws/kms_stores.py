@@ -16,6 +16,7 @@ from typing import Any
 
 from cloudkeys.simulators.aws.context import ApiRequest, AwsError, Simulator
 from cloudkeys.simulators.aws.kms_access import authorize_account
+from cloudkeys.simulators.aws.kms_hosts import remember_credential
 from cloudkeys.simulators.aws.kms_state import Store, find_store, page
 from cloudkeys.simulators.aws.xks_client import Origin, XksError
 
@@ -309,6 +310,8 @@ def update_custom_key_store(sim: Simulator, request: ApiRequest) -> dict[str, An
         )
         if done.rowcount != 1:
             raise _wrong_state(find_store(sim, store.account_id, store.region, store.store_id), store.state)
+    if changed.access_key_id != store.access_key_id and (seconds := sim.faults.take_old_credential()):
+        remember_credential(sim, store, seconds)
     return {}
 
 
