@@ -149,10 +149,10 @@ def _missing(worker: WorkerProcess, elapsed_s: float) -> Missing:
         why, detail = "STOPPED", "the process is stopped"
     elif worker.state == WorkerProcess.State.DRAINING:
         why, detail = "DRAINING", "told to end, and has not ended yet"
-    elif worker.applied_generation == 0 or worker.state == WorkerProcess.State.STARTING:
-        why, detail = "STARTING", "has not loaded its keys yet"
     elif worker.node.refused_mark:
         why, detail = "REFUSING", "its node refuses a database that went backwards"
+    elif worker.applied_generation == 0 or worker.state == WorkerProcess.State.STARTING:
+        why, detail = "STARTING", "has not loaded its keys yet"
     else:
         why, detail = "BEHIND", f"has applied {worker.applied_generation}"
     # No lease that vouches for the older state was issued after the commit, nor after the row was last written.

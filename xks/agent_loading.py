@@ -11,8 +11,10 @@ out and reported, so that the data plane answers as if it did not exist.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC
 from typing import Any, cast
 from uuid import UUID
 
@@ -95,9 +97,11 @@ class Loaded:
     removed_stores: list[str] = field(default_factory=list)
     removed_keys: list[str] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    rollback_accepted: bool = False
+    """An operator has accepted that this is older than what was held."""
 
 
-Fingerprint = frozenset[tuple[str, UUID, Any]]
+Fingerprint = str
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,19 @@ class Applied:
         return cls(loaded.generation, loaded.fingerprint, frozenset(stores), frozenset(left_out))
 
 
+def mark_of(generation: int, fingerprint: Fingerprint) -> str:
+    """Return the name of what a node holds, by which an operator accepts that it is let go of."""
+    return f"{generation}:{fingerprint}"
+
+
+def check_history(generation: int, fingerprint: Fingerprint) -> None:
+    """Raise WentBackwards unless the database still knows the change that was applied as this generation."""
+    with transaction.atomic():
+        found = current_generation()
+        if found < generation or fingerprint_of(generation) != fingerprint:
+            raise WentBackwards(found, generation)
+
+
 def load_everything(max_staleness_s: float) -> Loaded:
     """Read all stores and keys at the current generation, in one snapshot.
 
@@ -138,7 +155,7 @@ def load_everything(max_staleness_s: float) -> Loaded:
         keys = [record for record in loading.key_records() if record.store_id in known]
         return Loaded(
             generation=generation,
-            fingerprint=_fingerprint(generation),
+            fingerprint=fingerprint_of(generation),
             full=True,
             stores=stores,
             keys=keys,
@@ -158,7 +175,7 @@ def load_changes(applied: Applied, max_staleness_s: float) -> Loaded | None:
         generation = current_generation()
         if generation < applied.generation:
             raise WentBackwards(generation, applied.generation)
-        if _fingerprint(applied.generation) != applied.fingerprint:
+        if fingerprint_of(applied.generation) != applied.fingerprint:
             raise WentBackwards(generation, applied.generation)
         log = list(
             GenerationChange.objects.filter(
@@ -213,7 +230,7 @@ def _changed(
     removed_keys = sorted({str(id) for id in key_ids} - {record.id for record in kept})
     return Loaded(
         generation=generation,
-        fingerprint=_fingerprint(generation),
+        fingerprint=fingerprint_of(generation),
         full=False,
         stores=stores,
         keys=kept,
@@ -223,11 +240,11 @@ def _changed(
     )
 
 
-def _fingerprint(generation: int) -> Fingerprint:
+def fingerprint_of(generation: int) -> Fingerprint:
     """What the log says of that generation. Two histories that share a number do not share this."""
-    return frozenset(
-        GenerationChange.objects.filter(generation=generation).values_list("kind", "object_id", "at")
-    )
+    rows = GenerationChange.objects.filter(generation=generation).values_list("kind", "object_id", "at")
+    told = sorted(f"{kind} {object_id} {at.astimezone(UTC).isoformat()}" for kind, object_id, at in rows)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
 
 
 def _portions(ids: Iterable[UUID]) -> Iterator[Sequence[UUID]]:

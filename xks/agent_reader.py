@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
 import psycopg
 import structlog
 from django.db import Error
 
+from vault import node_alarms
 from vault.keys import RootKeyError
 from xks.agent_database import close_own_connection, new_watch, use_own_connection
 from xks.agent_loading import (
@@ -18,17 +18,19 @@ from xks.agent_loading import (
     Loaded,
     LogIncomplete,
     WentBackwards,
+    check_history,
     load_changes,
     load_everything,
+    mark_of,
 )
+from xks.agent_memory import Memory
+from xks.agent_state import NodeState, Refusal
 from xks.wire import boot_clock
 
 log = structlog.get_logger("keystead.agent")
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Pauses between attempts while the database does not answer."""
-
-REPEAT_ALARM_S = 10.0
 
 MAX_ALARMS = 20
 """Rows named one by one when a load had to leave many out."""
@@ -44,7 +46,10 @@ class Reader(threading.Thread):
         failed: Callable[[BaseException], None],
         poll_s: float,
         max_staleness_s: float,
+        state: NodeState,
+        memory: Memory | None = None,
     ) -> None:
+        """``memory``: what was applied last, also before a restart."""
         super().__init__(name="reader", daemon=True)
         self._take = take
         self._failed = failed
@@ -52,10 +57,15 @@ class Reader(threading.Thread):
         self._max_staleness_s = max_staleness_s
         self._stopping = threading.Event()
         self._failures = 0
-        self._alarmed_at: float | None = None
+        self._state = state
+        self._memory = memory or Memory(None)
+        self._recalled = self._memory.recall()
         self._watch = new_watch()
-        self.refuses = False
+
+    @property
+    def refuses(self) -> bool:
         """Whether the database that was found is older than what is applied, and so refused."""
+        return self._state.refusal is not None
 
     def run(self) -> None:
         """See Thread."""
@@ -86,12 +96,15 @@ class Reader(threading.Thread):
                 except (Error, psycopg.Error) as error:
                     self._lost(error)
         finally:
+            self._memory.flush()
             self._watch.reset()
 
     def _look(self, applied: Applied | None) -> Applied | None:
         asked_at = boot_clock()
         try:
             if applied is None:
+                if self._recalled is not None:
+                    check_history(*self._recalled)
                 loaded: Loaded | None = load_everything(self._max_staleness_s)
             else:
                 loaded = load_changes(applied, self._max_staleness_s)
@@ -99,25 +112,34 @@ class Reader(threading.Thread):
             log.warning("the log of changes has a gap; loading everything", gap=str(gap))
             return None
         except WentBackwards as refused:
-            self.refuses = True
-            self._alarm(
-                "REFUSED an older database: nothing is taken from it, and workers get no lease. "
-                "Restart this agent to accept it.",
+            mark = mark_of(*self._recalled) if self._recalled is not None else ""
+            if not self._state.is_accepted(mark):
+                self._state.refuse(Refusal(mark, refused.applied, refused.found))
+                return applied
+            log.warning(
+                "an operator has accepted the older database",
+                held_generation=refused.applied,
                 found_generation=refused.found,
-                applied_generation=refused.applied,
             )
-            return applied
+            asked_at = boot_clock()
+            loaded = load_everything(self._max_staleness_s)
+            loaded.rollback_accepted = True
         except RootKeyError as error:
-            self._alarm("the root key cannot be used; nothing can be loaded", cause=str(error))
+            self._state.raise_alarm(node_alarms.ROOT_KEY, str(error))
             return applied
         if self._failures:
             log.info("the database answers again")
         self._failures = 0
-        self._alarmed_at = None
-        self.refuses = False
+        self._state.clear(node_alarms.ROOT_KEY)
         if loaded is not None:
             took_s = boot_clock() - asked_at
             report_left_out(loaded.left_out)
+            if loaded.left_out:
+                self._state.raise_alarm(
+                    node_alarms.ROWS_LEFT_OUT, f"{len(loaded.left_out)} rows; the log names them."
+                )
+            elif loaded.full:
+                self._state.clear(node_alarms.ROWS_LEFT_OUT)
             if loaded.full:
                 log.info(
                     "loaded everything",
@@ -129,6 +151,11 @@ class Reader(threading.Thread):
             else:
                 log.debug("loaded a change", generation=loaded.generation, seconds=round(took_s, 4))
             applied = Applied.after(loaded, applied)
+            self._recalled = (applied.generation, applied.fingerprint)
+            self._memory.remember(applied.generation, applied.fingerprint)
+        self._memory.flush(now=False)
+        if applied is not None:
+            self._state.current(applied.generation, asked_at)
         self._take(loaded, asked_at)
         return applied
 
@@ -140,12 +167,6 @@ class Reader(threading.Thread):
         close_own_connection()
         self._watch.reset()
         self._stopping.wait(pause)
-
-    def _alarm(self, event: str, **detail: object) -> None:
-        now = time.monotonic()
-        if self._alarmed_at is None or now - self._alarmed_at >= REPEAT_ALARM_S:
-            self._alarmed_at = now
-            log.critical(event, alarm=True, **detail)
 
 
 def report_left_out(left_out: list[LeftOut]) -> None:

@@ -11,11 +11,14 @@ import psycopg
 import structlog
 from django.db import Error
 
+from vault import node_alarms
+from vault.models import WorkerProcess
 from xks import wire
 from xks.agent_database import close_own_connection, use_own_connection
 from xks.agent_reader import BACKOFF_S, first_line
-from xks.agent_registry import Heartbeat, ProcessName, Registry
+from xks.agent_registry import Heartbeat, ProcessName, Registry, is_stopped
 from xks.agent_rules import ShadowSums
+from xks.agent_state import NodeState, Refusal
 from xks.agent_uses import WRITE_EVERY_S, UseTimes
 from xks.wire import boot_clock
 
@@ -27,9 +30,15 @@ class _Entry:
     """What the table is to say of one connected worker, and what it says."""
 
     serves: int
-    confirmed: int | None = None
+    confirmed: tuple[int, str] | None = None
+    """Generation and its fingerprint."""
     added: bool = False
-    written: int | None = None
+    written: tuple[int, str] | None = None
+    draining: bool = False
+    state: str = ""
+    """As the table says."""
+    problem: str = ""
+    """Why it cannot keep its journal."""
 
 
 class Registrar(threading.Thread):
@@ -46,9 +55,12 @@ class Registrar(threading.Thread):
         failed: Callable[[BaseException], None],
         generation: Callable[[], int],
         beat_s: float,
+        state: NodeState,
     ) -> None:
         super().__init__(name="registrar", daemon=True)
         self._registry = registry
+        self._state = state
+        self._told: tuple[Refusal | None, list[dict[str, str]]] | None = None
         self._seen = seen
         self._failed = failed
         self._generation = generation
@@ -71,13 +83,28 @@ class Registrar(threading.Thread):
             self._entries[process] = _Entry(serves_generation)
             self._tell()
 
-    def confirmed(self, process: ProcessName, generation: int) -> None:
+    def confirmed(self, process: ProcessName, generation: int, fingerprint: str) -> None:
         """See Census."""
         with self._news:
             entry = self._entries.get(process)
             if entry is not None:
-                entry.confirmed = generation
+                entry.confirmed = (generation, fingerprint)
                 self._tell()
+
+    def draining(self, process: ProcessName) -> None:
+        """See Census."""
+        with self._news:
+            entry = self._entries.get(process)
+            if entry is not None and not entry.draining:
+                entry.draining = True
+                self._tell()
+
+    def troubled(self, process: ProcessName, problem: str) -> None:
+        """See Census. Written with the next beat."""
+        with self._news:
+            entry = self._entries.get(process)
+            if entry is not None:
+                entry.problem = problem
 
     def parted(self, process: ProcessName) -> None:
         """See Census."""
@@ -148,15 +175,61 @@ class Registrar(threading.Thread):
                 self._registry.add_worker(process, entry.serves)
                 entry.added = True
                 self._next_beat = time.monotonic()  # its first lease waits for the beat
+            self._write_state(process, entry)
             if (confirmed := entry.confirmed) is not None and confirmed != entry.written:
-                self._registry.confirm(process, confirmed)
-                entry.written = confirmed
+                if self._registry.confirm(process, *confirmed):
+                    entry.written = confirmed
+                self._write_state(process, entry)
         for process in gone:
             self._registry.remove_worker(process)
         with self._news:
             self._gone.difference_update(gone)
         if time.monotonic() >= self._next_beat:
             self._beat(entries)
+
+    def _write_state(self, process: ProcessName, entry: _Entry) -> None:
+        if is_stopped(process):
+            state = WorkerProcess.State.STOPPED
+        elif entry.draining:
+            state = WorkerProcess.State.DRAINING
+        elif entry.confirmed is None and entry.serves == 0:
+            state = WorkerProcess.State.STARTING
+        else:
+            state = WorkerProcess.State.SERVING
+        if state != entry.state:
+            self._registry.set_state(process, state)
+            entry.state = state
+
+    def _look_at_workers(self, entries: dict[ProcessName, _Entry]) -> None:
+        """See which are stopped or cannot record."""
+        for process, entry in entries.items():
+            self._write_state(process, entry)
+        self._state.confirmed(
+            {str(process): entry.written[0] if entry.written else 0 for process, entry in entries.items()}
+        )
+        stopped = [p.pid for p, entry in entries.items() if entry.state == WorkerProcess.State.STOPPED]
+        self._raise(node_alarms.WORKER_STOPPED, ", ".join(f"pid {pid}" for pid in stopped))
+        troubled = [f"pid {p.pid}: {entry.problem}" for p, entry in entries.items() if entry.problem]
+        self._raise(node_alarms.JOURNAL, "; ".join(troubled))
+
+    def _raise(self, code: str, detail: str) -> None:
+        if detail:
+            self._state.raise_alarm(code, detail)
+        else:
+            self._state.clear(code)
+
+    def _tell_node(self, entries: dict[ProcessName, _Entry]) -> None:
+        """Write what is wrong with the node, when it is not what was written last."""
+        refusal = self._state.refusal
+        alarms, past = self._state.take_alarms()
+        if (refusal, alarms) == self._told and not past:
+            return
+        self._registry.tell(refusal, alarms, past)
+        self._told = (refusal, alarms)
+        self._state.told(past)
+        if refusal is not None:
+            for entry in entries.values():
+                entry.confirmed = entry.written = None
 
     def _beat(self, entries: dict[ProcessName, _Entry]) -> None:
         beat_at = boot_clock()
@@ -166,11 +239,17 @@ class Registrar(threading.Thread):
             # Its row is gone (an older database was put back): enter it again at once.
             entries[process].added = False
             entries[process].written = None
+            entries[process].state = ""
+        if missing:
+            self._told = None
         if missing:
             with self._news:
                 self._tell()
         self._next_beat = time.monotonic() + self._beat_s
+        self._state.seen(beat_at, beat.accepted_mark)
         self._seen(beat, beat_at)
+        self._look_at_workers(entries)
+        self._tell_node(entries)
         self._write_shadow()
         if time.monotonic() >= self._next_uses:
             self._next_uses = time.monotonic() + WRITE_EVERY_S

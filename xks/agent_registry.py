@@ -19,8 +19,13 @@ from django.db import transaction
 from django.db.models import F
 from django.db.models.functions import Least, Now
 
+from vault.actors import Actor
+from vault.generations import current_generation
 from vault.models import Node, WorkerProcess
+from vault.services.nodes import tell_alarms
+from xks.agent_loading import fingerprint_of
 from xks.agent_rules import ShadowSums
+from xks.agent_state import Refusal
 
 KEEP = timedelta(days=7)
 """How long rows of worker processes that have ended stay, for whoever looks back."""
@@ -84,6 +89,17 @@ def pid_namespace() -> int:
         return 0
 
 
+def is_stopped(process: ProcessName) -> bool:
+    """Whether a process that is visible from here is stopped, by SIGSTOP or a debugger (proc(5), state T or t)."""
+    if not process.namespace or process.namespace != pid_namespace():
+        return False
+    try:
+        stat = Path(f"/proc/{process.pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] in ("T", "t")
+
+
 def start_ticks(pid: int) -> int | None:
     """When the process with this pid started (clock ticks since boot); None when there is none, or only its zombie."""
     try:
@@ -105,6 +121,8 @@ class Heartbeat:
     """Nodes that serve, this one included."""
     counted_workers: int = 1
     """Worker processes of all nodes that may be serving: rates for the fleet are shared among them."""
+    accepted_mark: str = ""
+    """What an operator has accepted last of what this node holds (vault.models.Node)."""
 
 
 class Registry:
@@ -113,6 +131,7 @@ class Registry:
     def __init__(self, name: str, software_version: str, *, max_staleness_s: float) -> None:
         self.name = name
         self._version = software_version
+        self._max_staleness_s = max_staleness_s
         self._horizon = timedelta(seconds=max_staleness_s)
         self._node: Node | None = None
 
@@ -126,6 +145,10 @@ class Registry:
                     "started_at": Now(),
                     "last_seen_at": Now(),
                     "deregistered_at": None,
+                    "max_staleness_s": self._max_staleness_s,
+                    "refused_mark": "",
+                    "refused_from": None,
+                    "refused_generation": None,
                 },
             )
             for row in WorkerProcess.objects.filter(node=node, deregistered_at=None):
@@ -144,18 +167,54 @@ class Registry:
                 instance=str(process),
                 defaults={"pid": process.pid, "last_seen_at": Now()},
             )
+            # A lease of an agent before this one may hold for longer than ours.
+            bound = max(self._max_staleness_s, row.max_staleness_s or 0.0)
             # What it had confirmed before holds at most as far as what it holds now; a new one has confirmed nothing.
             WorkerProcess.objects.filter(pk=row.pk).update(
                 applied_generation=0 if created else Least(F("applied_generation"), serves_generation),
+                max_staleness_s=bound,
+                state=WorkerProcess.State.STARTING if created else row.state,
                 last_seen_at=Now(),
                 deregistered_at=None,
             )
 
-    def confirm(self, process: ProcessName, generation: int) -> None:
-        """Note that the worker answers from ``generation`` and from nothing older any more."""
-        WorkerProcess.objects.filter(node=self._own(), instance=str(process)).update(
-            applied_generation=generation, last_seen_at=Now()
-        )
+    def confirm(self, process: ProcessName, generation: int, fingerprint: str) -> bool:
+        """Note that the worker answers from ``generation`` and from nothing older any more.
+
+        False, and nothing noted, when the database knows another history: a generation of that number which it has not
+        is not to be confirmed to whoever waits for its own.
+        """
+        with transaction.atomic():
+            if current_generation() < generation or fingerprint_of(generation) != fingerprint:
+                return False
+            WorkerProcess.objects.filter(node=self._own(), instance=str(process)).update(
+                applied_generation=generation, last_seen_at=Now()
+            )
+        return True
+
+    def set_state(self, process: ProcessName, state: str) -> None:
+        """Note what the worker is about: one of WorkerProcess.State."""
+        WorkerProcess.objects.filter(node=self._own(), instance=str(process)).update(state=state)
+
+    def tell(self, refusal: Refusal | None, alarms: list[dict[str, str]], past: list[dict[str, str]]) -> None:
+        """Write what the node refuses, and what is wrong with it, into its row; what is new or over is an audit event."""
+        node = self._own()
+        with transaction.atomic():
+            Node.objects.filter(pk=node.pk).update(
+                refused_mark=refusal.mark if refusal is not None else "",
+                refused_from=refusal.held if refusal is not None else None,
+                refused_generation=refusal.found if refusal is not None else None,
+            )
+            if refusal is not None:
+                # What they confirmed was of another history.
+                WorkerProcess.objects.filter(node=node).update(applied_generation=0)
+            actor = Actor.system("agent", f"agent of {self.name}")
+            known = {alarm["code"] for alarm in alarms}
+            missed = [alarm for alarm in past if alarm["code"] not in known]
+            if missed:
+                # Raised and over again while nothing could be written.
+                tell_alarms(actor, node, [*alarms, *missed])
+            tell_alarms(actor, node, alarms)
 
     def remove_worker(self, process: ProcessName) -> None:
         """Count the worker no more: it said goodbye, or its process is gone."""
@@ -172,6 +231,7 @@ class Registry:
             rows = WorkerProcess.objects.filter(node=node, instance__in=instances, deregistered_at=None)
             rows.update(last_seen_at=Now())
             known = frozenset(rows.values_list("instance", flat=True)) if instances else frozenset()
+            accepted = Node.objects.filter(pk=node.pk).values_list("accepted_mark", flat=True).first() or ""
             fleet = Node.objects.filter(deregistered_at=None, last_seen_at__gt=Now() - self._horizon).count()
             counted = WorkerProcess.objects.filter(
                 deregistered_at=None, last_seen_at__gt=Now() - self._horizon
@@ -180,7 +240,7 @@ class Registry:
             # The row is not there any more: an older database was put back. Enter it, then count anew.
             self.enter()
             return Heartbeat(frozenset(), 1)
-        return Heartbeat(known, max(1, fleet), max(1, counted))
+        return Heartbeat(known, max(1, fleet), max(1, counted), accepted)
 
     def add_shadow(self, sums: ShadowSums) -> None:
         """Add what shadowed access rules would have denied on this node."""

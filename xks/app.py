@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable
 from typing import Protocol
 
+from hsm.hardening import harden_process
 from xks.bodies import CallerMetadata, UseMetadata
 from xks.credential_uses import CredentialUses
 from xks.deadlines import Deadlines
@@ -31,11 +32,12 @@ from xks.errors import (
 )
 from xks.fronts import Fronts
 from xks.journal import Journal, JournalUnavailable, Record
+from xks.journal_guard import GuardedLoop
 from xks.metrics_counters import Counters
 from xks.operations import Context, Engine, Request, Route, parse_path
 from xks.sigv4 import Headers
 from xks.wire import boot_clock
-from xks.worker import Link, end_with_parent, harden_process, is_orphan
+from xks.worker import Link, end_with_parent, is_orphan
 
 log = logging.getLogger("keystead.xks")
 
@@ -146,6 +148,8 @@ class App:
             # Without an agent it must come up all the same, to say so on /ping.
             loop.run_until_complete(self._link.wait_loaded())
             loop.add_signal_handler(signal.SIGUSR1, self.drain)
+            if isinstance(loop, GuardedLoop):
+                loop.told_to_end = self._link.drain
             if is_orphan() or (self.on_ready is not None and not self.on_ready()):
                 # It died while this worker started: no signal may come any more.
                 self.__rsgi_del__(loop)
@@ -154,6 +158,8 @@ class App:
     def drain(self) -> None:
         """From now on have HTTP/1.1 clients leave with their next answer: another worker takes over."""
         self._leaving = True
+        if self._link is not None:
+            self._link.drain()
 
     def __rsgi_del__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Close the journal and take leave of the agent; called by granian when serving has stopped."""

@@ -187,13 +187,15 @@ class GuardedLoop(uvloop.Loop):
     """
 
     guard: StallGuard | None = None
+    told_to_end: Callable[[], None] | None = None
+    """Called first when SIGTERM comes."""
 
     def add_signal_handler(  # type: ignore[override]
         self, sig: int, callback: Callable[..., Any], *args: Any
     ) -> None:
         """See asyncio."""
         if sig == signal.SIGTERM:
-            super().add_signal_handler(sig, _end_within, time.monotonic(), callback, args)
+            super().add_signal_handler(sig, _end_within, self, time.monotonic(), callback, args)
         else:
             super().add_signal_handler(sig, callback, *args)
 
@@ -210,9 +212,11 @@ class GuardedLoop(uvloop.Loop):
         return super().call_soon_threadsafe(callback, *args, context=context)
 
 
-def _end_within(since: float, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+def _end_within(loop: GuardedLoop, since: float, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
     young = time.monotonic() - since < END_S
     signal.alarm(1 if young else END_S)
+    if loop.told_to_end is not None:
+        loop.told_to_end()
     callback(*args)
 
 

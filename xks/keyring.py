@@ -301,10 +301,10 @@ class Serving:
     def take_lease(self, lease: wire.Lease, now: float) -> bool:
         """Extend the time for which the snapshot may be served; return whether it was.
 
-        A lease for a generation that is not held yet vouches for something else, and a lease from
+        A lease for another generation (one not held yet, or of an older database) vouches for something else, and a lease from
         the future (a broken clock) must not hold longer than one issued now.
         """
-        if lease.generation > self.keyring.generation or self.keyring is EMPTY:
+        if lease.generation != self.keyring.generation or self.keyring is EMPTY:
             return False
         issued_at = min(lease.issued_at_s, now)
         if self.leased_at is not None and issued_at < self.leased_at:

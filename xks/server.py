@@ -24,6 +24,7 @@ from granian.constants import Interfaces, SSLProtocols
 from granian.http import HTTP1Settings, HTTP2Settings
 from granian.log import LogLevels
 
+from hsm.hardening import HardeningFailed, harden_process
 from xks import tls
 from xks.app import App, refuse_unrecorded
 from xks.credential_uses import CredentialUses
@@ -39,7 +40,7 @@ from xks.operations import Engine
 from xks.policy import RulesJudge
 from xks.policy_shadow import ShadowCounts
 from xks.wire import MetricsReport
-from xks.worker import Link, harden_process, read_boot_id
+from xks.worker import Link, read_boot_id
 
 log = logging.getLogger("keystead.xks")
 
@@ -353,7 +354,7 @@ def main() -> None:
     try:
         harden_process()
         serve(ServerSettings.from_environment(os.environ))
-    except (SettingsError, OSError) as error:
+    except (SettingsError, HardeningFailed, OSError) as error:
         sys.exit(f"keystead xks serve: {error}")
 
 

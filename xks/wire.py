@@ -231,6 +231,12 @@ class Goodbye(msgspec.Struct, frozen=True, tag="goodbye"):
     pid: int
 
 
+class Draining(msgspec.Struct, frozen=True, tag="draining"):
+    """The worker has been told to end: it takes no new connection and finishes what it has."""
+
+    pid: int
+
+
 class ShadowCount(msgspec.Struct, frozen=True):
     """What one version of shadowed rules would have done since the last report.
 
@@ -335,7 +341,15 @@ class CertificateServed(msgspec.Struct, frozen=True, tag="certificate"):
 
 AgentMessage = Delta | Lease | JournalKey | EndpointTls
 WorkerMessage = (
-    Hello | ServerHello | CertificateServed | Applied | Goodbye | ShadowReport | MetricsReport | UseReport
+    Hello
+    | ServerHello
+    | CertificateServed
+    | Applied
+    | Draining
+    | Goodbye
+    | ShadowReport
+    | MetricsReport
+    | UseReport
 )
 
 _encoder = msgspec.msgpack.Encoder()

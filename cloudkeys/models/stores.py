@@ -45,7 +45,13 @@ class XksKeyStore(models.Model):
                 fields=["path_prefix"],
                 condition=~models.Q(path_prefix=""),
                 name="path_prefix_unique_unless_empty",
-            )
+            ),
+            # The most that KEYSTEAD_XKS_MAX_STALENESS may be; the service holds it to what it is.
+            models.CheckConstraint(
+                condition=models.Q(max_staleness_s=None)
+                | models.Q(max_staleness_s__gte=1, max_staleness_s__lte=86400),
+                name="store_staleness_in_bounds",
+            ),
         ]
 
     def __str__(self) -> str:

@@ -90,9 +90,12 @@ def update_xks_store(
         before = snapshot(store, *_STORE_AUDITED)
         for name, value in changes.items():
             if name == "max_staleness_s":
-                if value is not None and not 1 <= value <= 86400:
+                most = settings.KEYSTEAD_XKS_MAX_STALENESS
+                if value is not None and not 1 <= value <= most:
                     raise ValidationFailed(
-                        "Staleness is 1 to 86,400 seconds.", field=name, cure="Leave it out for the default."
+                        f"A store's staleness is 1 to {most:g} seconds: workers are counted for no longer than that.",
+                        field=name,
+                        cure="Give less, or null for the installation's own (KEYSTEAD_XKS_MAX_STALENESS).",
                     )
                 store.max_staleness_s = value
             elif name == "allowed_regions":

@@ -22,6 +22,7 @@ from vault.generations import raise_generation
 from vault.models import GenerationChange, Vault
 from xks import wire
 from xks.agent import Agent
+from xks.agent_state import NodeState
 
 KEY, STORE, VAULT = GenerationChange.Kind.KEY, GenerationChange.Kind.STORE, GenerationChange.Kind.VAULT
 _counter = iter(range(10**9))
@@ -118,6 +119,8 @@ class RunningAgent:
         self._started = threading.Event()
         self._stop: Callable[[], None] | None = None
         self.error: BaseException | None = None
+        self.state = NodeState(60.0)
+        """Of the agent that runs."""
         self._thread = threading.Thread(target=self._main)
 
     def __enter__(self) -> RunningAgent:
@@ -152,6 +155,7 @@ class RunningAgent:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
         agent = Agent(socket_path=self.socket_path, **self._settings)
+        self.state = agent.state
 
         def end() -> None:
             if not loop.is_closed():

@@ -33,8 +33,10 @@ from tests.xks.agent_world import (
     make_vault,
     material,
 )
+from vault.actors import Actor
 from vault.generations import counted_workers, wait_for_generation
-from vault.models import Generation, GenerationChange, Node, WorkerProcess
+from vault.models import AuditEvent, Generation, GenerationChange, Node, WorkerProcess
+from vault.services.nodes import accept_rollback
 from xks import agent as agent_module
 from xks import agent_loading, agent_reader, wire
 from xks.agent_registry import ProcessName, Registry
@@ -145,7 +147,8 @@ def test_silent_worker_is_counted_and_not_confirmed(folder: Path, store: XksKeyS
         confirmation = wait_for_generation(worker.generation, timeout_s=0.1)
 
         assert (confirmation.confirmed, confirmation.counted) == (0, 1)
-        assert confirmation.missing == (f"node-a pid {os.getpid()}",)
+        assert [one.why for one in confirmation.missing_workers] == ["STARTING"]
+        assert confirmation.missing[0].startswith(f"node-a pid {os.getpid()} (")
 
 
 def test_no_lease_before_the_worker_is_counted(
@@ -264,34 +267,178 @@ def test_restarted_agent_drops_workers_that_are_provably_gone(folder: Path, stor
     assert {row.instance for row in counted_workers()} == {str(alive), str(elsewhere), str(unseen)}
 
 
-def test_lower_generation_is_refused_until_a_restart(folder: Path, store: XksKeyStore) -> None:
+def test_older_database_is_refused_until_an_operator_accepts_it(
+    folder: Path, store: XksKeyStore, caplog: pytest.LogCaptureFixture
+) -> None:
     key = make_key(store, "payments", state="DISABLED")
     set_generation_wanted((KEY, key))
+    late = Worker(folder / "run" / "xks.sock", started_at_s=7.0)
     with RunningAgent(folder, max_staleness_s=1.0) as agent, Worker(agent.socket_path) as worker:
         worker.hear_until(lambda: worker.leases)
         held = worker.generation
+        until(lambda: wait_for_generation(held, timeout_s=0).confirmed == 1)
         # An older backup is put back: there the key was still enabled.
         CloudKey.objects.filter(pk=key.pk).update(state="ENABLED")
         GenerationChange.objects.filter(generation=held).delete()
         Generation.objects.update(value=held - 1)
         last = worker.leases[-1].issued_at_s
         deltas = len(worker.deltas)
-        until(lambda: wire.boot_clock() > last + 0.7)
+        node = until(lambda: Node.objects.exclude(refused_mark="").first())
 
+        assert (node.refused_from, node.refused_generation) == (held, held - 1)
+        assert [alarm["code"] for alarm in node.alarms] == ["GENERATION_WENT_BACK"]
+        assert AuditEvent.objects.filter(action="vault:node:alarm").count() == 1
+        until(lambda: wire.boot_clock() > last + 0.7)
         worker.hear_what_is_there()
         assert len(worker.deltas) == deltas
         assert worker.keys[str(key.pk)].state == "DISABLED"
         # No lease vouches for the time after: all that came were asked before the database changed.
         assert worker.leases[-1].issued_at_s < last + 0.5
-        agent.stop()
-        worker.hang_up()
-        with RunningAgent(folder):
-            worker.connect()
-            worker.deltas.clear()
-            worker.hear_until(lambda: worker.deltas and worker.deltas[-1].final)
+        # Nor is what was confirmed of the other history worth anything.
+        missing = wait_for_generation(held, timeout_s=0).missing_workers
+        assert [one.why for one in missing] == ["REFUSING"]
 
-            assert worker.generation == held - 1
-            assert worker.keys[str(key.pk)].state == "ENABLED"
+        accept_rollback(Actor.system("cli"), reason="Restored the backup of 13:00")
+        worker.hear_until(lambda: worker.generation == held - 1)
+        assert worker.deltas[-1].rollback_accepted
+        assert worker.keys[str(key.pk)].state == "ENABLED"
+        worker.hear_until(lambda: worker.leases[-1].generation == held - 1)
+        until(lambda: not Node.objects.get().refused_mark and not Node.objects.get().alarms)
+        until(lambda: wait_for_generation(held - 1, timeout_s=0).complete)
+        # One that was away meanwhile is told so too.
+        late.connect(generation=held)
+        late.hear_until(lambda: late.deltas and late.deltas[-1].final)
+        assert late.deltas[0].full
+        assert late.deltas[0].rollback_accepted
+        late.hang_up()
+        # What was accepted is that one step, not the next.
+        Generation.objects.update(value=held - 2)
+        GenerationChange.objects.filter(generation=held - 1).delete()
+        until(lambda: Node.objects.get().refused_mark)
+
+
+def test_older_database_is_refused_after_a_restart_too(folder: Path, store: XksKeyStore) -> None:
+    memory = folder / "agent" / "node-a.json"
+    key = make_key(store, "payments", state="DISABLED")
+    held = set_generation_wanted((KEY, key))
+    with RunningAgent(folder, memory=memory) as agent, Worker(agent.socket_path) as worker:
+        worker.hear_until(lambda: worker.leases)
+    # Restored while nothing ran; the number has even been reached again, by another change.
+    GenerationChange.objects.filter(generation=held).delete()
+    Generation.objects.update(value=held - 1)
+    set_generation_wanted((STORE, store))
+    with RunningAgent(folder, memory=memory) as agent, Worker(agent.socket_path) as worker:
+        until(lambda: Node.objects.get().refused_mark)
+        worker.hear_what_is_there()
+        assert (worker.deltas, worker.leases) == ([], [])
+        accept_rollback(Actor.system("cli"))
+        worker.hear_until(lambda: worker.leases)
+        assert worker.generation == held
+
+
+def test_confirmation_of_a_lost_history_is_not_written(folder: Path, store: XksKeyStore) -> None:
+    """A failover loses a commit, another takes its number, and the word of a worker comes late."""
+    registry = Registry("node-a", "test", max_staleness_s=60)
+    process = ProcessName("", 0, 77, 1)
+    registry.add_worker(process, 0)
+    generation = set_generation_wanted((STORE, store))
+    lost = agent_loading.fingerprint_of(generation)
+    assert registry.confirm(process, generation, lost)
+    GenerationChange.objects.filter(generation=generation).delete()
+    Generation.objects.update(value=generation - 1)
+    WorkerProcess.objects.update(applied_generation=generation - 1)
+    assert set_generation_wanted((STORE, store)) == generation
+
+    assert not registry.confirm(process, generation, lost)
+    assert not wait_for_generation(generation, timeout_s=0).complete
+
+
+def test_alarm_at_half_of_the_bound_and_past_it(
+    folder: Path, store: XksKeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xks.agent_reader.BACKOFF_S", (0.02,))
+    monkeypatch.setattr("xks.agent_registrar.BACKOFF_S", (0.02,))
+    with RunningAgent(folder, max_staleness_s=1.0) as agent, Worker(agent.socket_path) as worker:
+        worker.hear_until(lambda: worker.leases)
+        own = BaseDatabaseWrapper.cursor
+        lost = threading.Event()
+
+        def cursor(self: BaseDatabaseWrapper) -> Any:
+            if lost.is_set() and threading.current_thread().name in ("reader", "registrar"):
+                raise OperationalError("server closed the connection unexpectedly")
+            return own(self)
+
+        monkeypatch.setattr(BaseDatabaseWrapper, "cursor", cursor)
+        lost.set()
+        until(lambda: agent.state.figures.alarms == ("STALENESS_HALF",))
+        assert 0.5 < agent.state.figures.staleness_s < 1.0
+        until(lambda: agent.state.figures.alarms == ("STALENESS_HALF", "STALENESS_OVER"))
+        lost.clear()
+        until(lambda: agent.state.figures.alarms == ())
+        # What could not be told meanwhile is told afterwards.
+        told = until(lambda: list(AuditEvent.objects.filter(action="vault:node:alarm")))
+        until(lambda: AuditEvent.objects.filter(action="vault:node:alarm_over").count() >= 2)
+        assert {event.detail["code"] for event in told} <= {"STALENESS_HALF", "STALENESS_OVER"}
+        assert Node.objects.get().alarms == []
+
+
+def test_stopped_process_is_named_as_that(folder: Path, store: XksKeyStore) -> None:
+    with RunningAgent(folder) as agent:
+        program = (
+            "import os, socket, sys, time; sys.path.insert(0, sys.argv[1])\n"
+            "from xks import wire; peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[2])\n"
+            "peer.sendall(wire.encode_frame(wire.Hello(os.getpid(), 1.0, '', 0, 'test')))\n"
+            "peer.sendall(wire.encode_frame(wire.Applied(os.getpid(), int(sys.argv[3]))))\n"
+            "peer.recv(1); print('served', flush=True); time.sleep(60)"
+        )
+        generation = Generation.objects.get().value
+        until(lambda: Node.objects.filter(applied_generation=generation).exists())
+        child = subprocess.Popen(
+            [sys.executable, "-c", program, str(ROOT), str(agent.socket_path), str(generation)],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"served\n"
+            assert until(lambda: wait_for_generation(generation, timeout_s=0).confirmed) == 1
+            child.send_signal(signal.SIGSTOP)
+            until(lambda: WorkerProcess.objects.get().state == "STOPPED")
+            stopped = wait_for_generation(generation, timeout_s=0)
+            assert [(one.pid, one.why) for one in stopped.missing_workers] == [(child.pid, "STOPPED")]
+            assert [alarm["code"] for alarm in until(lambda: Node.objects.get().alarms)] == ["WORKER_STOPPED"]
+            child.send_signal(signal.SIGCONT)
+            assert until(lambda: wait_for_generation(generation, timeout_s=0).complete)
+        finally:
+            child.kill()
+            child.wait()
+            assert child.stdout is not None
+            child.stdout.close()
+
+
+def test_draining_worker_is_not_believed(folder: Path, store: XksKeyStore) -> None:
+    with RunningAgent(folder) as agent, Worker(agent.socket_path) as worker:
+        worker.hear_until(lambda: worker.leases)
+        assert until(lambda: wait_for_generation(worker.generation, timeout_s=0).complete)
+        worker.say(wire.Draining(os.getpid()))
+        until(lambda: WorkerProcess.objects.get().state == "DRAINING")
+        (missing,) = wait_for_generation(worker.generation, timeout_s=0).missing_workers
+        assert (missing.node, missing.why) == ("node-a", "DRAINING")
+        worker.say(wire.Goodbye(os.getpid()))
+        until(lambda: wait_for_generation(worker.generation, timeout_s=0).counted == 0)
+
+
+def test_node_registers_its_own_bound(folder: Path, store: XksKeyStore) -> None:
+    with RunningAgent(folder, max_staleness_s=17.0) as agent, Worker(agent.socket_path) as worker:
+        worker.hear_until(lambda: worker.leases)
+        assert Node.objects.get().max_staleness_s == 17.0
+        assert WorkerProcess.objects.get().max_staleness_s == 17.0
+        assert wait_for_generation(worker.generation, timeout_s=0).bound_s == 17.0
+    # An agent that grants less does not take back what an earlier one has granted.
+    registry = Registry("node-a", "test", max_staleness_s=5.0)
+    process = ProcessName.parse(WorkerProcess.objects.get().instance)
+    assert process is not None
+    registry.add_worker(process, 0)
+    assert (Node.objects.get().max_staleness_s, WorkerProcess.objects.get().max_staleness_s) == (5.0, 17.0)
 
 
 def test_database_lost_and_found(folder: Path, store: XksKeyStore, monkeypatch: pytest.MonkeyPatch) -> None:

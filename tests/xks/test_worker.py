@@ -203,7 +203,7 @@ async def test_a_large_load_lets_requests_through(agent: FakeAgent, folder: Path
 
 HARDENED = """
 import ctypes, resource
-from xks.worker import harden_process, end_with_parent
+from hsm.hardening import harden_process; from xks.worker import end_with_parent
 harden_process(); end_with_parent()
 number = ctypes.c_int()
 ctypes.CDLL(None).prctl(2, ctypes.byref(number))  # PR_GET_PDEATHSIG
@@ -221,7 +221,7 @@ def test_hardened_process_dumps_no_core_cannot_be_traced_and_ends_with_its_paren
 IMPORTED = """
 import sys
 import xks.server, xks.app, xks.worker, xks.sigv4, xks.operations, xks.tls
-rooms = ("django", "vault", "cloudkeys", "hsm", "rest_framework", "psycopg")
+rooms = ("django", "vault", "cloudkeys", "hsm.software", "rest_framework", "psycopg")
 print([name for name in rooms if name in sys.modules])
 """
 

@@ -42,6 +42,9 @@ async def serve() -> None:
     agent = Agent(
         socket_path=env.get("KEYSTEAD_XKS_SOCKET"),
         node_name=env.get("KEYSTEAD_NODE_NAME"),
+        memory=env.data_dir()
+        / "agent"
+        / f"{journal_folder(env.data_dir(), env.get('KEYSTEAD_NODE_NAME')).name}.json",
         max_staleness_s=env.get("KEYSTEAD_XKS_MAX_STALENESS"),
         software_version=__version__,
         journal_days=env.get("KEYSTEAD_XKS_JOURNAL_DAYS"),
