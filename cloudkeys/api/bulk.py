@@ -12,12 +12,21 @@ from rest_framework import serializers
 from rest_framework.renderers import JSONRenderer
 from rest_framework.response import Response
 
-from cloudkeys.api.key_shapes import KEY, KEYS, CloudKeyChanges, CloudKeySerializer, KeyFieldsInput, listed
+from cloudkeys.api.key_shapes import (
+    KEY,
+    KEYS,
+    CloudKeyChanges,
+    CloudKeySerializer,
+    KeyFieldsInput,
+    TagsField,
+    listed,
+)
 from cloudkeys.api.shapes import (
     IDS,
     OPERATION,
     BegunSerializer,
     OperationSerializer,
+    ScheduleField,
     begun,
     operation_data,
     read_operation,
@@ -44,6 +53,13 @@ EXPORTED = (
 )  # fmt: skip
 
 
+class TagChanges(StrictSerializer):
+    """Tags to add (or set anew) and to remove; others stay."""
+
+    add = TagsField(required=False)
+    remove = serializers.ListField(child=PlainText(max_length=128), max_length=50, required=False)
+
+
 class BulkInput(StrictSerializer):
     """An act on many keys."""
 
@@ -52,6 +68,8 @@ class BulkInput(StrictSerializer):
     ids = serializers.ListField(child=serializers.UUIDField(), min_length=1, max_length=bulk.MAX_ITEMS)
     reason = PlainText(max_length=1000, required=False, allow_blank=True, lines=True)
     changes = CloudKeyChanges(required=False, help_text="With action update.")
+    tags = TagChanges(required=False, help_text="With action tag.")
+    rotation_schedule = ScheduleField(required=False, help_text="With action change_schedule.")
     window_days = StrictInteger(
         min_value=7, max_value=30, required=False, help_text="With action schedule_deletion."
     )

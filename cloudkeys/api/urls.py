@@ -11,6 +11,7 @@ from cloudkeys.api import (
     credentials,
     key_sets,
     operations,
+    previews,
     store_links,
     stores,
     vaults,
@@ -25,6 +26,14 @@ _ACCOUNT = f"{_V1}csp-accounts/<uuid:account_id>"
 _OPERATION = f"{_V1}operations/<uuid:operation_id>"
 
 urlpatterns = [
+    path(f"{_V1}search", previews.Search.as_view()),
+    path(f"{_V1}csp-accounts/try-simulator", previews.TrySimulator.as_view()),
+    path(f"{_ACCOUNT}/dependents", previews.CspAccountDependents.as_view()),
+    path(f"{_V1}key-sets/<uuid:key_set_id>/schedule-effects", previews.KeySetScheduleEffects.as_view()),
+    path(f"{_V1}key-sets/<uuid:key_set_id>/deletion", previews.KeySetDeletion.as_view()),
+    path(f"{_LINK}/console-steps", previews.LinkConsoleSteps.as_view()),
+    path(f"{_KEY}/timeline", previews.CloudKeyTimeline.as_view()),
+    path(f"{_KEY}/policy", previews.CloudKeyPolicy.as_view()),
     path(f"{_V1}csp-accounts", accounts.CspAccountList.as_view()),
     path(_ACCOUNT, accounts.CspAccountDetail.as_view()),
     path(f"{_ACCOUNT}/test", accounts.CspAccountTest.as_view()),

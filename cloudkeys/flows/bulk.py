@@ -54,6 +54,10 @@ ACTIONS: dict[str, Act] = {
     "retire": lambda actor, pk, p: lifecycle.retire_cloud_key(actor, pk, reason=p.get("reason", "")),
     "refresh": lambda actor, pk, p: cloud_keys.refresh_cloud_key(actor, pk),
     "update": lambda actor, pk, p: cloud_keys.update_cloud_key(actor, pk, p.get("changes", {})),
+    "tag": lambda actor, pk, p: cloud_keys.tag_cloud_key(actor, pk, **p.get("tags", {})),
+    "change_schedule": lambda actor, pk, p: cloud_keys.update_cloud_key(
+        actor, pk, {"rotation_schedule": p.get("rotation_schedule")}
+    ),
     "schedule_deletion": lambda actor, pk, p: lifecycle.schedule_deletion(
         actor,
         pk,

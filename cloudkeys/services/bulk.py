@@ -9,8 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
+from cloudkeys import naming
 from cloudkeys.models import CloudKey, KeySet, Operation
 from cloudkeys.operations import start_operation
+from cloudkeys.schedules import parse_schedule
 from cloudkeys.services.cloud_keys import id_is_taken, name_is_taken, prepare_cloud_key
 from cloudkeys.services.rows import require_live_vault
 from vault.actions import Action
@@ -30,6 +32,8 @@ ACTIONS: dict[str, Permission] = {
     "retire": Permission.CLOUD_KEYS_UPDATE,
     "refresh": Permission.CLOUD_KEYS_UPDATE,
     "update": Permission.CLOUD_KEYS_UPDATE,
+    "tag": Permission.CLOUD_KEYS_UPDATE,
+    "change_schedule": Permission.CLOUD_KEYS_UPDATE,
     "schedule_deletion": Permission.CLOUD_KEYS_DESTROY,
     "cancel_deletion": Permission.CLOUD_KEYS_DESTROY,
 }
@@ -88,6 +92,7 @@ def start_bulk(
             field="changes",
             cure="Say what to change." if action == "update" else "Leave `changes` out.",
         )
+    _check_params(action, params)
     unique = [str(each) for each in dict.fromkeys(ids)]
     _require_all(vault, ids)
     if action == "schedule_deletion":
@@ -108,6 +113,39 @@ def start_bulk(
             detail={"action": action, "keys": len(unique), "operation": str(operation.pk)},
         )
     return operation
+
+
+def _check_params(action: str, params: dict[str, Any]) -> None:
+    """Refuse at once what every key would refuse in its turn. Raises ValidationFailed."""
+    tags = params.get("tags")
+    if ("tags" in params) != (action == "tag"):
+        raise ValidationFailed(
+            "`tags` goes with the action tag, and only with it.",
+            field="tags",
+            cure="Say which to add and which to remove." if action == "tag" else "Leave `tags` out.",
+        )
+    if action == "tag":
+        if (
+            not isinstance(tags, dict)
+            or set(tags) - {"add", "remove"}
+            or not (tags.get("add") or tags.get("remove"))
+        ):
+            raise ValidationFailed(
+                "Tags are added or removed.",
+                field="tags",
+                cure='Send {"add": {"team": "pay"}, "remove": ["old"]}.',
+            )
+        naming.check_tags(dict(tags.get("add") or {}), field="tags.add")
+        if not all(isinstance(name, str) for name in tags.get("remove") or []):
+            raise ValidationFailed("Tags are removed by name.", field="tags.remove", cure="Send their names.")
+    if ("rotation_schedule" in params) != (action == "change_schedule"):
+        raise ValidationFailed(
+            "`rotation_schedule` goes with the action change_schedule, and only with it.",
+            field="rotation_schedule",
+            cure="Say which schedule." if action == "change_schedule" else "Leave `rotation_schedule` out.",
+        )
+    if action == "change_schedule" and params["rotation_schedule"].get("kind") != "inherited":
+        parse_schedule(params["rotation_schedule"])
 
 
 def _require_all(vault: Vault, ids: Sequence[UUID]) -> None:

@@ -194,6 +194,21 @@ def update_cloud_key(
     return CloudKeyMade(key, operation, 0)
 
 
+def tag_cloud_key(
+    actor: Actor, key_id: UUID, *, add: Mapping[str, str] | None = None, remove: Sequence[str] = ()
+) -> CloudKeyMade:
+    """Add and remove single tags; the others stay, whoever sets them meanwhile. A key that has it so already stays untouched."""
+    with change(actor):
+        key: CloudKey = actor.fetch(CloudKey, key_id, Permission.CLOUD_KEYS_UPDATE)
+        # The order in which update_cloud_key locks: the key set, then the key.
+        lock_schedules(key.key_set_id)
+        key = actor.fetch(CloudKey, key_id, Permission.CLOUD_KEYS_UPDATE, lock=True)
+        tags = {name: value for name, value in key.tags.items() if name not in set(remove)} | dict(add or {})
+        if tags == key.tags:
+            return CloudKeyMade(key, None, 0)
+        return update_cloud_key(actor, key_id, {"tags": tags})
+
+
 def link_cloud_key(actor: Actor, key_id: UUID, *, kms_key_id: str = "") -> CloudKeyMade:
     """Give an unlinked key its KMS key: adopt the given id or ARN once AWS confirms it, or make one."""
     with change(actor) as tx:

@@ -153,7 +153,8 @@ def account_dependents(actor: Actor, account_id: UUID) -> AccountDependents:
     number = key_sets.count()
     obstacles = []
     if number:
-        obstacles.append(f"{number} key set{'s' if number > 1 else ''} work under it: delete those first.")
+        them = f"{number} key sets work under it: delete those first."
+        obstacles.append("1 key set works under it: delete it first." if number == 1 else them)
     if unfinished:
         obstacles.append("Work on it is under way: wait for it, or cancel it.")
     return AccountDependents(

@@ -241,7 +241,7 @@ def _policy(
 
 
 def _partition(account: CspAccount | None) -> str:
-    return "aws" if account is None or account.is_simulated else account.partition
+    return naming.arn_partition(account.partition if account is not None else "aws")
 
 
 @dataclass(frozen=True)

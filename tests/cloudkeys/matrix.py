@@ -11,12 +11,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.utils import timezone
 
 from cloudkeys import providers
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, Operation, XksCredential, XksKeyStore
 from cloudkeys.providers.base import AccountReport, Identity
-from cloudkeys.services import cloud_keys, credential_rotation, credentials, lifecycle, stores
+from cloudkeys.services import cloud_keys, credential_rotation, credentials, lifecycle, stores, trial
 from tests.api_row import Row, in_payments
 from tests.cast import Cast
 from tests.cloudkeys.world import (
@@ -31,6 +32,7 @@ from tests.cloudkeys.world import (
     store_of,
 )
 from vault.changes import change
+from vault.secret import Secret
 from vault.services.vaults import disable_vault
 
 At = Callable[[Cast], dict[str, Any]]
@@ -217,6 +219,15 @@ def _renamed(cast: Cast) -> dict[str, Any]:
     return {"name": "renamed"}
 
 
+def no_simulator(patch: pytest.MonkeyPatch) -> None:
+    """Let the simulator give an access key without running."""
+    made = ("AKIAIOSFODNN7EXAMPLE", Secret("wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"), "eu-west-1")
+    patch.setattr(trial, "simulator_offered", lambda: True)
+    patch.setattr(settings, "KEYSTEAD_SIMULATOR", True)
+    patch.setattr(trial, "_new_access_key", lambda user_name: made)
+    patch.setattr(trial, "test_csp_account", lambda actor, account_id: CspAccount.objects.get(pk=account_id))
+
+
 V = "api/v1/"
 ACCOUNT_AT = V + "csp-accounts/<uuid:account_id>"
 KEY_SET_AT = V + "key-sets/<uuid:key_set_id>"
@@ -239,7 +250,13 @@ CLOUDKEYS_ROWS = [
     Row("GET", ACCOUNT_AT + "/policy", 200, 200, 200, 404, 404, at=_account),
     Row("GET", ACCOUNT_AT + "/iam-principals", 200, 200, 200, 404, 404, at=_account, patch=no_cloud),
 
+    Row("GET", ACCOUNT_AT + "/dependents", 200, 200, 200, 404, 404, at=_account),
+    Row("POST", V + "csp-accounts/try-simulator", 201, 201, 403, 404, 404, body=in_payments, patch=no_simulator),
+    Row("GET", V + "search", 200, 200, 200, 404, 404, query=lambda cast: {**in_payments(cast), "text": "pay"}),
+
     Row("GET", V + "key-sets", 200, 200, 200, 404, 404, query=in_payments),
+    Row("POST", KEY_SET_AT + "/schedule-effects", 200, 200, 200, 404, 404, at=_key_set, body=_nothing),
+    Row("GET", KEY_SET_AT + "/deletion", 200, 200, 200, 404, 404, at=_key_set),
     Row("POST", V + "key-sets", 201, 201, 403, 404, 404, body=_new_key_set),
     Row("GET", KEY_SET_AT, 200, 200, 200, 404, 404, at=_key_set),
     Row("PATCH", KEY_SET_AT, 200, 200, 403, 404, 404, at=_key_set, if_match=True, body=_renamed),
@@ -267,6 +284,7 @@ CLOUDKEYS_ROWS = [
     Row("GET", V + "aws-store-links", 200, 200, 200, 404, 404, query=in_payments),
     Row("POST", V + "aws-store-links", 201, 201, 403, 404, 404, body=_new_link),
     Row("GET", LINK_AT, 200, 200, 200, 404, 404, at=_link(linked=False)),
+    Row("GET", LINK_AT + "/console-steps", 200, 200, 200, 404, 404, at=_link(linked=False)),
     Row("PATCH", LINK_AT, 200, 200, 403, 404, 404, at=_link(linked=False), if_match=True, body=_renamed),
     Row("DELETE", LINK_AT, 200, 200, 403, 404, 404, at=_link(linked=False), if_match=True),
     Row("POST", LINK_AT + "/link", 202, 202, 403, 404, 404, at=_link(linked=False), body=_nothing),

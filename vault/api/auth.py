@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import transaction
 from django.middleware.csrf import get_token
 from rest_framework import serializers
 from rest_framework.response import Response
@@ -15,6 +16,7 @@ from vault.api.idempotency import Made, Replay
 from vault.api.listing import Listing, choice, present
 from vault.api.serializers import (
     CreatedMixin,
+    JsonObject,
     PlainText,
     ReferenceField,
     ReferenceSerializer,
@@ -23,9 +25,9 @@ from vault.api.serializers import (
     reference,
 )
 from vault.errors import NotFound
-from vault.models import ApiToken, Membership, Role, Vault
+from vault.models import ApiToken, Membership, Role, UserPreferences, Vault
 from vault.permissions import APPLIANCE_PERMISSIONS, ROLE_PERMISSIONS
-from vault.services import sessions, tokens, users
+from vault.services import preferences, second_factor, sessions, tokens, users
 
 TAG = "Signing in"
 _VAULT_ID = "7a4c4a52-3c1e-4a39-9d38-0d3f3f9c2b11"
@@ -50,6 +52,17 @@ class MembershipOfMeSerializer(serializers.Serializer[Any]):
     groups = ReferenceSerializer(many=True)
 
 
+class PreferencesSerializer(serializers.Serializer[Any]):
+    """How a person wishes to see and hear things."""
+
+    theme = serializers.ChoiceField(choices=UserPreferences.Theme.choices)
+    density = serializers.ChoiceField(choices=UserPreferences.Density.choices)
+    attention_mail = serializers.ChoiceField(
+        choices=UserPreferences.AttentionMail.choices, help_text="Mails about what needs attention."
+    )
+    lists = JsonObject(help_text="By page: {columns: [...], density: ...}.")
+
+
 class MeSerializer(serializers.Serializer[Any]):
     """Who the caller is and what the caller may do."""
 
@@ -57,6 +70,10 @@ class MeSerializer(serializers.Serializer[Any]):
     email = serializers.CharField()
     name = serializers.CharField(allow_blank=True)
     time_zone = serializers.CharField()
+    preferences = PreferencesSerializer()
+    must_enrol_second_factor = serializers.BooleanField(
+        help_text="True: a vault demands a second factor, and this account has none; set one up on the web page first."
+    )
     is_appliance_admin = serializers.BooleanField()
     must_change_password = serializers.BooleanField(
         help_text="True: POST /api/v1/auth/password before anything else."
@@ -74,6 +91,13 @@ ME = {
     "email": "ada@example.com",
     "name": "Ada",
     "time_zone": "Europe/Berlin",
+    "preferences": {
+        "theme": "system",
+        "density": "comfortable",
+        "attention_mail": "CRITICAL",
+        "lists": {"cloud-keys": {"columns": ["name", "state"]}},
+    },
+    "must_enrol_second_factor": False,
     "is_appliance_admin": False,
     "must_change_password": False,
     "appliance_permissions": [],
@@ -113,6 +137,8 @@ def me_data(request: Any, actor: Actor) -> dict[str, Any]:
         "email": user.email,
         "name": user.name,
         "time_zone": user.time_zone,
+        "preferences": PreferencesSerializer(preferences.preferences_of(user)).data,
+        "must_enrol_second_factor": actor.token is None and second_factor.must_enrol(user),
         "is_appliance_admin": actor.is_appliance_admin,
         "must_change_password": user.must_change_password,
         "appliance_permissions": sorted(APPLIANCE_PERMISSIONS) if actor.is_appliance_admin else [],
@@ -211,6 +237,10 @@ class UpdateMeSerializer(StrictSerializer):
 
     name = PlainText(max_length=150, allow_blank=True)
     time_zone = PlainText(max_length=64, help_text="An IANA name, such as Europe/Berlin.")
+    theme = serializers.ChoiceField(choices=UserPreferences.Theme.choices)
+    density = serializers.ChoiceField(choices=UserPreferences.Density.choices)
+    attention_mail = serializers.ChoiceField(choices=UserPreferences.AttentionMail.choices)
+    lists = JsonObject(help_text="Changes the named pages only; null resets a page.")
 
 
 class Me(ApiView):
@@ -232,8 +262,9 @@ class Me(ApiView):
 
     @operation(
         "auth_update_me",
-        summary="Change my name or time zone",
-        description="Name and time zone as others see them and as pages show times. Nobody else changes these, so no If-Match.",
+        summary="Change my name, time zone or preferences",
+        description="Name and time zone as others see them and as pages show times; theme, density, columns of lists, and mails about what "
+        "needs attention. Nobody else changes these, so no If-Match.",
         tag=TAG,
         request=UpdateMeSerializer,
         request_example={"time_zone": "Europe/Berlin"},
@@ -242,7 +273,17 @@ class Me(ApiView):
     )
     def patch(self, request: Any) -> Response:
         """Change my profile."""
-        request.actor.user = users.update_profile(request.actor, **request.data_in)
+        values = dict(request.data_in)
+        wishes = {
+            name: values.pop(name)
+            for name in ("theme", "density", "attention_mail", "lists")
+            if name in values
+        }
+        with transaction.atomic():
+            if values or not wishes:
+                request.actor.user = users.update_profile(request.actor, **values)
+            if wishes:
+                preferences.update_preferences(request.actor, **wishes)
         return Response(me_data(request, request.actor))
 
 

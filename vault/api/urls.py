@@ -11,6 +11,7 @@ from vault.api import (
     one_time_passwords,
     saved_views,
     schema,
+    system,
     vaults,
 )
 from vault.api.endpoints import UnknownAddress
@@ -43,6 +44,8 @@ urlpatterns = [
     path(f"{V1}/nodes", nodes.NodeList.as_view()),
     path(f"{V1}/nodes/accept-rollback", nodes.RollbackAccept.as_view()),
     path(f"{V1}/nodes/<uuid:node_id>", nodes.NodeDetail.as_view()),
+    path(f"{V1}/system", system.SystemStatus.as_view()),
+    path(f"{V1}/system/test-mail", system.TestMail.as_view()),
     path(f"{V1}/saved-views", saved_views.SavedViewList.as_view()),
     path(f"{V1}/saved-views/<uuid:view_id>", saved_views.SavedViewDetail.as_view()),
     path(f"{V1}/openapi.json", schema.openapi_json, name="openapi"),

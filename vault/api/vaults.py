@@ -17,6 +17,7 @@ from vault.api.serializers import (
     CreatedMixin,
     PlainText,
     ReferenceSerializer,
+    StrictBoolean,
     StrictSerializer,
     confirmation_data,
     reference,
@@ -40,6 +41,9 @@ class VaultSerializer(serializers.Serializer[Any]):
     description = serializers.CharField(allow_blank=True)
     state = serializers.ChoiceField(choices=Vault.State.choices)
     blocked = serializers.BooleanField(help_text="The data plane refuses every use of this vault's keys.")
+    require_second_factor = serializers.BooleanField(
+        help_text="Members work in it only in sessions of an account with a second factor; API tokens are not asked."
+    )
     revision = serializers.IntegerField()
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
@@ -53,6 +57,7 @@ VAULT = {
     "description": "Keys of the payments platform",
     "state": "ENABLED",
     "blocked": False,
+    "require_second_factor": False,
     "revision": 1,
     "created_at": "2026-11-22T14:00:00Z",
     "updated_at": "2026-11-22T14:00:00Z",
@@ -163,6 +168,9 @@ class UpdateVaultSerializer(StrictSerializer):
 
     name = PlainText(max_length=100)
     description = PlainText(max_length=1000, allow_blank=True, lines=True)
+    require_second_factor = StrictBoolean(
+        help_text="Demand a second factor of members' sessions. You need one yourself first."
+    )
 
 
 class VaultDetail(ApiView):

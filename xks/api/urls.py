@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from django.urls import path
 
-from xks.api import access_rules, certificates, disable_proof, doctor, journals, limits, requests, usage
+from xks.api import (
+    access_rules,
+    certificates,
+    disable_proof,
+    doctor,
+    journals,
+    limits,
+    overview,
+    requests,
+    usage,
+)
 
 _V1 = "api/v1/"
 _RULES = f"{_V1}access-rules/<uuid:rule_set_id>"

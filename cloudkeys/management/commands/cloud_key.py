@@ -34,6 +34,8 @@ class Command(GroupCommand):
         Verb("show", "GET", "cloud-keys/{key}"),
         Verb("update", "PATCH", "cloud-keys/{key}"),
         Verb("versions", "GET", "cloud-keys/{key}/versions"),
+        Verb("timeline", "GET", "cloud-keys/{key}/timeline"),
+        Verb("policy", "GET", "cloud-keys/{key}/policy"),
         Verb("usage", "GET", "cloud-keys/{key}/usage"),
         Verb("create-key-step", "GET", "cloud-keys/{key}/create-key-step"),
         Verb("disable", "POST", "cloud-keys/{key}/disable"),

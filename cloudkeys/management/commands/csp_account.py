@@ -21,6 +21,8 @@ class Command(GroupCommand):
         Verb("update", "PATCH", "csp-accounts/{account}"),
         Verb("delete", "DELETE", "csp-accounts/{account}"),
         Verb("test", "POST", "csp-accounts/{account}/test"),
+        Verb("try-simulator", "POST", "csp-accounts/try-simulator"),
+        Verb("dependents", "GET", "csp-accounts/{account}/dependents"),
         Verb("rotate-credential", "POST", "csp-accounts/{account}/rotate-credential"),
         Verb("policy", "GET", "csp-accounts/{account}/policy"),
         Verb("principals", "GET", "csp-accounts/{account}/iam-principals"),

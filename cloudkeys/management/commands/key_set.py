@@ -24,5 +24,6 @@ class Command(GroupCommand):
         Verb("show", "GET", "key-sets/{key_set}"),
         Verb("update", "PATCH", "key-sets/{key_set}"),
         Verb("delete", "DELETE", "key-sets/{key_set}"),
+        Verb("deletion", "GET", "key-sets/{key_set}/deletion"),
         Verb("use-as-external-key-store", "POST", "key-sets/{key_set}/use-as-external-key-store"),
     )

@@ -16,6 +16,7 @@ class Command(GroupCommand):
         ),
         Verb("add", "POST", "aws-store-links"),
         Verb("show", "GET", "aws-store-links/{link}"),
+        Verb("console-steps", "GET", "aws-store-links/{link}/console-steps"),
         Verb("update", "PATCH", "aws-store-links/{link}"),
         Verb("link", "POST", "aws-store-links/{link}/link"),
         Verb("connect", "POST", "aws-store-links/{link}/connect"),

@@ -9,8 +9,10 @@ from django.test.utils import CaptureQueriesContext
 from cloudkeys.api.key_shapes import KeyFieldsInput
 from cloudkeys.models import CloudKey, KeySet
 from cloudkeys.services import bulk
+from tests.cloudkeys.crashing import run_to_end
 from tests.cloudkeys.world import new_key
 from vault.actors import Actor
+from vault.errors import ValidationFailed
 
 
 @pytest.mark.django_db
@@ -39,3 +41,52 @@ def test_rows_clash_with_keys_and_with_one_another(owner: Actor, key_set: KeySet
         (False, "external_key_id"),
     ]
     assert CloudKey.objects.filter(kind="USER").count() == 1
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("action", "params", "field"),
+    [
+        ("tag", {}, "tags"),
+        ("tag", {"tags": {}}, "tags"),
+        ("tag", {"tags": {"add": {"aws:x": "1"}}}, "tags.add.aws:x"),
+        ("tag", {"tags": {"set": {"a": "1"}}}, "tags"),
+        ("disable", {"tags": {"add": {"a": "1"}}}, "tags"),
+        ("change_schedule", {}, "rotation_schedule"),
+        ("change_schedule", {"rotation_schedule": {"kind": "often"}}, "rotation_schedule.kind"),
+        ("rotate", {"rotation_schedule": {"kind": "none"}}, "rotation_schedule"),
+    ],
+)
+def test_what_every_key_would_refuse_is_refused_at_once(
+    owner: Actor, key_set: KeySet, action: str, params: dict[str, object], field: str
+) -> None:
+    key = new_key(owner, key_set)
+    with pytest.raises(ValidationFailed) as refused:
+        bulk.start_bulk(owner, key_set.vault, action, [key.pk], dict(params))
+    assert refused.value.field == field
+
+
+@pytest.mark.django_db
+def test_tags_are_added_and_removed_one_by_one(owner: Actor, key_set: KeySet) -> None:
+    keys = [
+        new_key(owner, key_set, f"key-{number}", tags={"team": "old", "keep": "1"}) for number in range(2)
+    ]
+    changes = {"tags": {"add": {"team": "pay"}, "remove": ["gone"]}}
+    operation = run_to_end(bulk.start_bulk(owner, key_set.vault, "tag", [key.pk for key in keys], changes))
+    assert (len(operation.result["done"]), operation.result["failed"]) == (2, [])
+    for key in keys:
+        key.refresh_from_db()
+        assert key.tags == {"team": "pay", "keep": "1"}
+
+
+@pytest.mark.django_db
+def test_schedules_are_changed_and_given_back(owner: Actor, key_set: KeySet) -> None:
+    key = new_key(owner, key_set)
+    every = {"kind": "every", "every": 30, "unit": "days", "hour": 3, "time_zone": "UTC"}
+    for schedule, kept in ((every, every), ({"kind": "inherited"}, None)):
+        params = {"rotation_schedule": schedule}
+        operation = run_to_end(bulk.start_bulk(owner, key_set.vault, "change_schedule", [key.pk], params))
+        assert operation.result["failed"] == []
+        key.refresh_from_db()
+        assert key.rotation_schedule == kept
+    assert key.next_rotation_at is None

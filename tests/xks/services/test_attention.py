@@ -134,7 +134,7 @@ CASES: list[tuple[str, Severity, str, Callable[[Cast], Any]]] = [
     ("account.rotation_overdue", Severity.WARNING, "rotate_credential", lambda cast: account(cast, next_rotation_at=NOW - DAY)),
     ("account.credential_old", Severity.NOTICE, "rotate_credential", lambda cast: account(cast, credential_created_at=NOW - 400 * DAY)),
     ("account.old_key_left", Severity.WARNING, "open_operations", lambda cast: account(cast, retire_after=NOW - 4 * DAY)),
-    ("store.failed", Severity.CRITICAL, "connect_store", lambda cast: link(cast, state="FAILED", connection_error_code="XKS_PROXY_TIMED_OUT")),
+    ("store.failed", Severity.CRITICAL, "connect_store", lambda cast: link(cast, state="FAILED", connection_error_code="X")),
     ("store.gone", Severity.CRITICAL, "open_store", lambda cast: link(cast, state="GONE")),
     ("store.disconnected", Severity.CRITICAL, "connect_store", lambda cast: link(cast, state="DISCONNECTED", linked=True)),
     ("xks_store.blocked", Severity.WARNING, "unblock_store", lambda cast: store(cast, blocked=True, blocked_reason="Incident 7")),
