@@ -2,8 +2,8 @@
 
 A GetHealthStatus of the XKS Proxy API 1.0.3, signed with the store's own credential. AWS names only a class of
 trouble; here the cause is named. Only `https://` and a host name can be asked for, on port 443, nothing of the answer
-but its meaning is shown, and addresses of this very machine or of its link are refused, so that nobody can feel
-around our network with it.
+but its meaning is shown, and addresses of this very machine, of its link and of private networks are refused (but for those
+that the appliance admin has named), so that nobody can feel around our network with it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from django.conf import settings
 
 from cloudkeys import naming
 from cloudkeys.operations.errors import OperationError
@@ -119,7 +120,29 @@ def _resolve(host: str) -> str:
             "Give the DNS name by which AWS reaches this installation.",
             permanent=True,
         )
+    if not _may_be_asked(host, judged):
+        raise OperationError(
+            "endpoint_not_allowed",
+            f"{host} resolves to an address of a private network, which is not asked from here.",
+            "Give the DNS name by which AWS reaches this installation. If this is it, have the appliance admin name its network "
+            "in KEYSTEAD_XKS_ENDPOINT_NETWORKS.",
+            permanent=True,
+        )
     return address
+
+
+def _may_be_asked(host: str, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Public addresses, the networks that the appliance admin named, and where this installation's own endpoint is."""
+    if address.is_global or any(address in network for network in settings.KEYSTEAD_XKS_ENDPOINT_NETWORKS):
+        return True
+    own = settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT.removeprefix("https://").lower()
+    if host == own:
+        return True
+    try:
+        found = socket.getaddrinfo(own, PORT, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    return str(address) in {str(item[4][0]).split("%")[0] for item in found}
 
 
 def _signed_headers(

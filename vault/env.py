@@ -198,6 +198,13 @@ _ROWS = (
         "Give a number of seconds from 1 to 86400.",
     ),
     Setting(
+        "KEYSTEAD_XKS_ENDPOINT_NETWORKS", "XKS endpoint", values.networks, "",
+        "Private addresses or networks in which endpoints of external key stores may be checked before AWS is told of them, "
+        "separated by commas; beside public addresses and that of KEYSTEAD_XKS_PUBLIC_ENDPOINT.",
+        "Write IP addresses or networks such as 10.0.0.0/24, separated by commas.",
+        default_note="none",
+    ),
+    Setting(
         "KEYSTEAD_XKS_CREDENTIAL_SILENCE", "XKS endpoint", values.seconds(1, 604800), "3600",
         "Seconds for which AWS must not have used an XKS credential before a rotation retires it; "
         "also within which a credential that was used is not retired by hand unless forced.",

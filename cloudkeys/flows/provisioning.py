@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from cloudkeys.flows.data_plane import wait_workers
-from cloudkeys.flows.targets import account_of_key, linked_store, save_pointer
+from cloudkeys.flows.targets import (
+    account_in_arn,
+    account_of_key,
+    linked_store,
+    require_own_account,
+    save_pointer,
+)
 from cloudkeys.models import AwsStoreLink, CloudKey
 from cloudkeys.operations.errors import OperationError
 from cloudkeys.operations.requests import start_operation
@@ -198,7 +204,7 @@ def read_pointer(provider: Provider, key: CloudKey, kms_key_id: str) -> PointerK
     pointer = provider.find_key(key.region, kms_key_id)
     if pointer is None:
         if kms_key_id == key.kms_key_id:
-            _require_its_account(provider, key)
+            require_own_account(provider, account_in_arn(key.kms_key_arn), f"KMS key {key.kms_key_id}")
         raise OperationError(
             "pointer_missing",
             f"AWS knows no KMS key {kms_key_id} in {key.region}.",
@@ -206,24 +212,6 @@ def read_pointer(provider: Provider, key: CloudKey, kms_key_id: str) -> PointerK
             permanent=True,
         )
     return replace(pointer, aliases=tuple(provider.key_aliases(key.region, pointer.id)))
-
-
-def _require_its_account(provider: Provider, key: CloudKey) -> None:
-    """Raise a permanent OperationError when the credential speaks for another AWS account than the KMS key's.
-
-    Every other account answers NotFoundException to a bare key id. Taken for the truth, that would call a living KMS
-    key gone, and the end of a deletion window would then destroy the material that its data needs.
-    """
-    parts = key.kms_key_arn.split(":")
-    owner = parts[4] if len(parts) > 5 else ""
-    acting = provider.identity().account_id
-    if owner and owner != acting:
-        raise OperationError(
-            "other_account",
-            f"KMS key {key.kms_key_id} is in AWS account {owner}, and the CSP account's credential is of {acting}.",
-            f"Give the CSP account a credential of {owner}, then retry.",
-            permanent=True,
-        )
 
 
 def _require_ours(pointer: PointerKey, key: CloudKey, link: AwsStoreLink) -> None:

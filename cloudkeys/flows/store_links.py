@@ -1,4 +1,4 @@
-"""External key stores on AWS's side: made, adopted, changed, connected, disconnected, deleted."""
+"""External key stores on AWS's side: made, connected, disconnected. The rest is in store_link_changes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from cloudkeys import naming
 from cloudkeys.flows.data_plane import wait_workers
-from cloudkeys.flows.targets import account_of_link
+from cloudkeys.flows.targets import account_of_link, require_own_account
 from cloudkeys.models import AwsStoreLink, XksCredential
 from cloudkeys.operations.errors import OperationError
 from cloudkeys.operations.steps import Flow, Later, StepContext
@@ -16,7 +16,6 @@ from cloudkeys.preflight import check_endpoint
 from cloudkeys.providers.base import (
     ErrorCode,
     KeyStore,
-    KeyStoreChanges,
     KeyStoreSpec,
     Provider,
     ProviderError,
@@ -26,9 +25,8 @@ from vault.actions import Action
 from vault.changes import Change, snapshot
 from vault.keys import unseal
 
-TYPE = "EXTERNAL_KEY_STORE"
 State = AwsStoreLink.State
-_AUDITED = ("custom_key_store_id", "linked", "state", "connection_error_code")
+AUDITED = ("custom_key_store_id", "linked", "state", "connection_error_code")
 # AWS needs seconds for a public endpoint and up to some 20 minutes with a VPC endpoint service.
 CONNECT_LIMIT_S = 1800.0
 RECONNECTS = 3
@@ -39,12 +37,12 @@ def uri_path(link: AwsStoreLink) -> str:
     return f"{link.store.path_prefix}{naming.XKS_API_PATH}"
 
 
-def _open(ctx: StepContext) -> tuple[AwsStoreLink, Provider]:
+def open_link(ctx: StepContext) -> tuple[AwsStoreLink, Provider]:
     link: AwsStoreLink = ctx.target()
     return link, ctx.provider(account_of_link(link))
 
 
-def _credential(link: AwsStoreLink, wanted: str | None = None) -> XksCredential:
+def live_credential(link: AwsStoreLink, wanted: str | None = None) -> XksCredential:
     """The store's newest live credential, or that one. Raises a permanent OperationError."""
     live = link.store.credentials.filter(state=XksCredential.State.ACTIVE)
     found = (live.filter(pk=wanted) if wanted else live.order_by("-created_at")).first()
@@ -58,25 +56,19 @@ def _credential(link: AwsStoreLink, wanted: str | None = None) -> XksCredential:
     return found
 
 
-def _find(link: AwsStoreLink, provider: Provider) -> KeyStore | None:
+def find_store(link: AwsStoreLink, provider: Provider) -> KeyStore | None:
     """The link's key store as AWS describes it, None when it is gone.
 
     Raises a permanent OperationError when the credential speaks for another AWS account than the one that the store was
     last seen in: every other account knows nothing of it, which must not be taken for its end.
     """
     store = provider.find_key_store(link.region, id=link.custom_key_store_id)
-    owner = link.cloud_state.get("account_id", "")
-    if store is None and owner and (acting := provider.identity().account_id) != owner:
-        raise OperationError(
-            "other_account",
-            f"{link.custom_key_store_id} is in AWS account {owner}, and the CSP account's credential is of {acting}.",
-            f"Give the CSP account a credential of {owner}, then retry.",
-            permanent=True,
-        )
+    if store is None:
+        require_own_account(provider, link.cloud_state.get("account_id", ""), link.custom_key_store_id)
     return store
 
 
-def _save(
+def save_store(
     tx: Change,
     link: AwsStoreLink,
     store: KeyStore | None,
@@ -86,7 +78,7 @@ def _save(
     account_id: str = "",
 ) -> None:
     """Write what AWS said on a locked row; audited when anything but the time changed. No revision, as for pointers."""
-    before = snapshot(link, *_AUDITED)
+    before = snapshot(link, *AUDITED)
     seen_in = {"account_id": account_id or link.cloud_state.get("account_id", "")}
     if store is None:
         link.state = State.GONE
@@ -97,12 +89,14 @@ def _save(
         link.connection_error_code = store.error_code if store.state == "FAILED" else ""
         link.cloud_state = {**store.as_dict(), **seen_in}
     link.cloud_state_at = timezone.now()
-    _write(tx, link, before, action, detail)
+    write_link(tx, link, before, action, detail)
 
 
-def _write(tx: Change, link: AwsStoreLink, before: dict[str, Any], action: Action, detail: str = "") -> None:
-    link.save(update_fields=[*_AUDITED, "cloud_state", "cloud_state_at", "updated_at"])
-    after = snapshot(link, *_AUDITED)
+def write_link(
+    tx: Change, link: AwsStoreLink, before: dict[str, Any], action: Action, detail: str = ""
+) -> None:
+    link.save(update_fields=[*AUDITED, "cloud_state", "cloud_state_at", "updated_at"])
+    after = snapshot(link, *AUDITED)
     if before != after:
         tx.audit(action, link, before=before, after=after, detail={"what": detail} if detail else None)
 
@@ -116,7 +110,7 @@ def preflight(ctx: StepContext) -> None:
     if link.connectivity == AwsStoreLink.Connectivity.VPC_ENDPOINT_SERVICE:
         ctx.detail = "left out: the private DNS name of a VPC endpoint service is not to be reached from here"
         return
-    credential = _credential(link)
+    credential = live_credential(link)
     ctx.detail = check_endpoint(
         link.endpoint,
         uri_path(link),
@@ -129,11 +123,11 @@ def preflight(ctx: StepContext) -> None:
 
 def create_store(ctx: StepContext) -> None:
     """CreateCustomKeyStore, or find the one that an earlier try made: names are unique in an account and region."""
-    link, provider = _open(ctx)
+    link, provider = open_link(ctx)
     store = _find_made(ctx, link, provider)
     if store is None:
         # Known before it is made: a try that is cut off must know that the store it finds is its own.
-        credential = _credential(link)
+        credential = live_credential(link)
         ctx.remember(store_name=link.name, proxy_access_key_id=credential.access_key_id)
         try:
             made = provider.create_key_store(
@@ -162,7 +156,7 @@ def create_store(ctx: StepContext) -> None:
     with ctx.commit() as tx:
         row = ctx.target(lock=True)
         row.linked = True
-        _save(tx, row, store, action=Action.STORE_LINK_CREATE, detail="made in AWS", account_id=acting)
+        save_store(tx, row, store, action=Action.STORE_LINK_CREATE, detail="made in AWS", account_id=acting)
         ctx.memo["custom_key_store_id"] = store.id
     ctx.detail = store.id
 
@@ -190,7 +184,7 @@ def _find_made(ctx: StepContext, link: AwsStoreLink, provider: Provider) -> KeyS
 
 def undo_create_store(ctx: StepContext) -> Later | None:
     """DeleteCustomKeyStore, disconnected first."""
-    link, provider = _open(ctx)
+    link, provider = open_link(ctx)
     if not ctx.memo.get("store_name"):
         ctx.detail = "nothing was made"
         return None
@@ -204,10 +198,10 @@ def undo_create_store(ctx: StepContext) -> Later | None:
         provider.delete_key_store(link.region, store.id)
     with ctx.commit() as tx:
         row = ctx.target(lock=True)
-        before = snapshot(row, *_AUDITED)
+        before = snapshot(row, *AUDITED)
         row.custom_key_store_id = ""
         row.cloud_state = {}
-        _write(tx, row, before, Action.STORE_LINK_DELETE, "undone")
+        write_link(tx, row, before, Action.STORE_LINK_DELETE, "undone")
         for name in ("custom_key_store_id", "store_name", "proxy_access_key_id", "reconnects"):
             ctx.memo.pop(name, None)
     ctx.detail = "deleted again" if store is not None else "it was gone"
@@ -224,8 +218,8 @@ def _poll_s(ctx: StepContext) -> float:
 
 def connect(ctx: StepContext) -> Later | None:
     """ConnectCustomKeyStore; a FAILED store has to be disconnected first."""
-    link, provider = _open(ctx)
-    store = _describe(link, provider)
+    link, provider = open_link(ctx)
+    store = describe_store(link, provider)
     if store.state == "DISCONNECTING":
         return Later(_poll_s(ctx), "AWS is still disconnecting it")
     if store.state == "FAILED":
@@ -233,14 +227,14 @@ def connect(ctx: StepContext) -> Later | None:
         return Later(_poll_s(ctx), "AWS is clearing the failed connection")
     if store.state == "DISCONNECTED":
         provider.connect_key_store(link.region, store.id)
-    _look(ctx, link, provider)
+    look_at_store(ctx, link, provider)
     return None
 
 
 def wait_connected(ctx: StepContext) -> Later | None:
     """Until AWS says CONNECTED, or FAILED with its code, whose cause and cure we tell."""
-    link, provider = _open(ctx)
-    store = _look(ctx, link, provider)
+    link, provider = open_link(ctx)
+    store = look_at_store(ctx, link, provider)
     if store.state == "CONNECTED":
         ctx.operation.result = {"custom_key_store_id": store.id, "state": store.state}
         return None
@@ -278,12 +272,12 @@ def _connection_failed(ctx: StepContext, link: AwsStoreLink, provider: Provider,
 
 def undo_connect(ctx: StepContext) -> None:
     """DisconnectCustomKeyStore; the store itself is undone by the step that made it."""
-    link, provider = _open(ctx)
+    link, provider = open_link(ctx)
     known = str(ctx.memo.get("custom_key_store_id") or link.custom_key_store_id)
     store = provider.find_key_store(link.region, id=known) if known else None
     if store is not None and store.state in ("CONNECTED", "CONNECTING"):
         _begin_disconnect(provider, link.region, store.id)
-        _look(ctx, link, provider)
+        look_at_store(ctx, link, provider)
 
 
 def _begin_disconnect(provider: Provider, region: str, store_id: str) -> None:
@@ -297,18 +291,18 @@ def _begin_disconnect(provider: Provider, region: str, store_id: str) -> None:
 
 def disconnect(ctx: StepContext) -> None:
     """DisconnectCustomKeyStore: its KMS keys become Unavailable."""
-    link, provider = _open(ctx)
-    store = _find(link, provider)
+    link, provider = open_link(ctx)
+    store = find_store(link, provider)
     if store is not None and store.state not in ("DISCONNECTED", "DISCONNECTING"):
         _begin_disconnect(provider, link.region, store.id)
 
 
 def wait_disconnected(ctx: StepContext) -> Later | None:
     """Until AWS says DISCONNECTED."""
-    link, provider = _open(ctx)
-    store = _find(link, provider)
+    link, provider = open_link(ctx)
+    store = find_store(link, provider)
     with ctx.commit() as tx:
-        _save(tx, ctx.target(lock=True), store, action=Action.STORE_LINK_DISCONNECT)
+        save_store(tx, ctx.target(lock=True), store, action=Action.STORE_LINK_DISCONNECT)
     ctx.detail = store.state if store is not None else "AWS knows this key store no more"
     if store is None or store.state == "DISCONNECTED":
         return None
@@ -322,7 +316,7 @@ def wait_disconnected(ctx: StepContext) -> Later | None:
     return Later(_poll_s(ctx), f"AWS reports it {store.state}")
 
 
-def _describe(link: AwsStoreLink, provider: Provider) -> KeyStore:
+def describe_store(link: AwsStoreLink, provider: Provider) -> KeyStore:
     store = (
         provider.find_key_store(link.region, id=link.custom_key_store_id)
         if link.custom_key_store_id
@@ -338,133 +332,12 @@ def _describe(link: AwsStoreLink, provider: Provider) -> KeyStore:
     return store
 
 
-def _look(ctx: StepContext, link: AwsStoreLink, provider: Provider) -> KeyStore:
-    store = _describe(link, provider)
+def look_at_store(ctx: StepContext, link: AwsStoreLink, provider: Provider) -> KeyStore:
+    store = describe_store(link, provider)
     with ctx.commit() as tx:
-        _save(tx, ctx.target(lock=True), store, action=Action.STORE_LINK_CONNECT)
+        save_store(tx, ctx.target(lock=True), store, action=Action.STORE_LINK_CONNECT)
     ctx.detail = f"{store.state}{f' ({store.error_code})' if store.error_code else ''}"
     return store
-
-
-# --- adopting, changing, deleting, looking ------------------------------------------------------------------------
-
-
-def check_store(ctx: StepContext) -> None:
-    """DescribeCustomKeyStores confirms type, endpoint and path; nothing is changed."""
-    link, provider = _open(ctx)
-    wanted = str(ctx.input["custom_key_store_id"])
-    store = provider.find_key_store(link.region, id=wanted)
-    if store is None:
-        raise OperationError(
-            "store_missing",
-            f"AWS knows no custom key store {wanted} in {link.region}.",
-            "Check the id and the region.",
-            permanent=True,
-        )
-    for what, found, expected in (
-        ("type", store.type, TYPE),
-        ("endpoint", store.endpoint.lower(), link.endpoint.lower()),
-        ("path", store.uri_path, uri_path(link)),
-    ):
-        if found != expected:
-            raise OperationError(
-                "not_this_store",
-                f"Key store {store.id} has the {what} {found or 'none'}, and this one is {expected}.",
-                "Give the id of the AWS key store that was made with this store's credentials file.",
-                permanent=True,
-            )
-    ctx.detail = f"{store.name}, {store.state}"
-
-
-def adopt(ctx: StepContext) -> None:
-    """From now on Keystead drives it."""
-    link, provider = _open(ctx)
-    store = provider.find_key_store(link.region, id=str(ctx.input["custom_key_store_id"]))
-    if store is None:
-        raise OperationError(
-            "store_missing", "The key store is gone from AWS.", "Make it anew.", permanent=True
-        )
-    known = link.store.credentials.filter(
-        access_key_id=store.proxy_access_key_id, state=XksCredential.State.ACTIVE
-    ).exists()
-    acting = provider.identity().account_id
-    with ctx.commit() as tx:
-        row = ctx.target(lock=True)
-        row.linked = True
-        _save(tx, row, store, action=Action.STORE_LINK_LINK, detail="adopted", account_id=acting)
-    ctx.operation.result = {"custom_key_store_id": store.id, "state": store.state}
-    if not known:
-        ctx.detail = f"AWS signs with {store.proxy_access_key_id or 'an unknown credential'}, which is none of the live ones"
-
-
-def update_store(ctx: StepContext) -> None:
-    """UpdateCustomKeyStore with what differs: name, path and credential while connected, the rest only disconnected."""
-    link, provider = _open(ctx)
-    store = _describe(link, provider)
-    changes, needs_disconnect = _changes(ctx, link, store)
-    if changes is not None:
-        if needs_disconnect and store.state != "DISCONNECTED":
-            raise OperationError(
-                "store_connected",
-                "AWS changes endpoint and connectivity only while the key store is disconnected.",
-                "Disconnect the key store (its keys are unavailable meanwhile), retry, and connect it again.",
-                permanent=True,
-            )
-        provider.update_key_store(link.region, store.id, changes)
-    _look(ctx, link, provider)
-
-
-def _changes(ctx: StepContext, link: AwsStoreLink, store: KeyStore) -> tuple[KeyStoreChanges | None, bool]:
-    """What differs between the row and AWS, and whether AWS wants the store disconnected for it."""
-    plain: dict[str, Any] = {}
-    if store.name != link.name:
-        plain["name"] = link.name
-    if store.uri_path != uri_path(link):
-        plain["uri_path"] = uri_path(link)
-    asked = ctx.input.get("credential_id")
-    live = link.store.credentials.filter(state=XksCredential.State.ACTIVE)
-    if asked or not live.filter(access_key_id=store.proxy_access_key_id).exists():
-        credential = _credential(link, asked)
-        # AWS does not say which secret it has, so the one that was asked for is always sent.
-        plain["proxy_access_key_id"] = credential.access_key_id
-        plain["proxy_secret"] = unseal(credential, "secret_access_key")
-    offline: dict[str, Any] = {}
-    if store.endpoint.lower() != link.endpoint.lower():
-        offline["endpoint"] = link.endpoint
-    if store.connectivity != link.connectivity:
-        offline["connectivity"] = link.connectivity
-    if (
-        link.connectivity == AwsStoreLink.Connectivity.VPC_ENDPOINT_SERVICE
-        and store.vpc_endpoint_service_name != link.vpc_endpoint_service_name
-    ):
-        offline["vpc_endpoint_service_name"] = link.vpc_endpoint_service_name
-    if not plain and not offline:
-        return None, False
-    return KeyStoreChanges(**plain, **offline), bool(offline)
-
-
-def delete_store(ctx: StepContext) -> None:
-    """DeleteCustomKeyStore; AWS refuses while it holds KMS keys, even ones that wait for deletion."""
-    link, provider = _open(ctx)
-    provider.delete_key_store(link.region, link.custom_key_store_id)
-    with ctx.commit() as tx:
-        row = ctx.target(lock=True)
-        before = snapshot(row, *_AUDITED)
-        row.state = State.GONE
-        row.linked = False
-        row.cloud_state = {"id": link.custom_key_store_id, "state": "NotFound"}
-        row.cloud_state_at = timezone.now()
-        _write(tx, row, before, Action.STORE_LINK_DELETE, "deleted in AWS")
-
-
-def look(ctx: StepContext) -> None:
-    """What AWS says of the key store."""
-    link, provider = _open(ctx)
-    store = _find(link, provider)
-    with ctx.commit() as tx:
-        _save(tx, ctx.target(lock=True), store, action=Action.STORE_LINK_REFRESH)
-    ctx.operation.result = store.as_dict() if store is not None else {"state": "NotFound"}
-    ctx.detail = store.state if store is not None else "AWS knows this key store no more"
 
 
 # --- how the row ends ---------------------------------------------------------------------------------------------
@@ -473,13 +346,13 @@ def look(ctx: StepContext) -> None:
 def _end(state: AwsStoreLink.State) -> Any:
     def end(ctx: StepContext, tx: Change, error: dict[str, Any] | None) -> None:
         row = ctx.target(lock=True)
-        before = snapshot(row, *_AUDITED)
+        before = snapshot(row, *AUDITED)
         row.state = state
         code = (error or {}).get("code", "")
         row.connection_error_code = (
             code.removeprefix("connection_").upper() if code.startswith("connection_") else ""
         )
-        _write(tx, row, before, Action.STORE_LINK_CREATE, (error or {}).get("cause", ""))
+        write_link(tx, row, before, Action.STORE_LINK_CREATE, (error or {}).get("cause", ""))
 
     return end
 
@@ -497,14 +370,8 @@ CREATE = Flow(
     on_failed=_end(State.FAILED),
     on_cancelled=_end(State.NOT_LINKED),
 )
-LINK = Flow(run={"check_store": check_store, "adopt": adopt})
-UPDATE = Flow(run={"wait_workers": wait_workers, "update_store": update_store})
 CONNECT = Flow(
     run={"wait_workers": wait_workers, "connect": connect, "confirm": wait_connected},
     undo={"connect": undo_connect},
 )
 DISCONNECT = Flow(run={"disconnect": disconnect, "confirm": wait_disconnected})
-DELETE = Flow(
-    run={"disconnect": disconnect, "wait_disconnected": wait_disconnected, "delete_store": delete_store}
-)
-REFRESH = Flow(run={"look": look})

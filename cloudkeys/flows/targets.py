@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount
 from cloudkeys.operations.errors import OperationError
-from cloudkeys.providers.base import PointerKey
+from cloudkeys.providers.base import PointerKey, Provider
 from vault.actions import Action
 from vault.changes import Change, snapshot
 
@@ -46,6 +46,29 @@ def linked_store(key: CloudKey) -> AwsStoreLink:
             permanent=True,
         )
     return key.link
+
+
+def require_own_account(provider: Provider, owner: str, what: str) -> None:
+    """Raise a permanent OperationError when the credential speaks for another AWS account than `owner` ("": not known).
+
+    To call when AWS says that it knows no such thing: every other account says so of a bare id. Taken for the truth, that
+    would call a living KMS key or key store gone, and the end of a deletion window would then destroy the material that
+    its data needs.
+    """
+    if not owner or (acting := provider.identity().account_id) == owner:
+        return
+    raise OperationError(
+        "other_account",
+        f"{what} is in AWS account {owner}, and the CSP account's credential is of {acting}.",
+        f"Give the CSP account a credential of {owner}, then retry.",
+        permanent=True,
+    )
+
+
+def account_in_arn(arn: str) -> str:
+    """The account number in an ARN, "" when there is none."""
+    parts = arn.split(":")
+    return parts[4] if len(parts) > 5 else ""
 
 
 def require_pointer(key: CloudKey) -> str:

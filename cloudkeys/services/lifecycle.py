@@ -19,7 +19,7 @@ from vault.actions import Action
 from vault.actors import Actor
 from vault.approvals import check_approval
 from vault.changes import Change, change, snapshot
-from vault.errors import Conflict, ValidationFailed, check_revision
+from vault.errors import Conflict, NeedsApproval, ValidationFailed, check_revision
 from vault.generations import current_generation
 from vault.models import GenerationChange
 from vault.permissions import Permission
@@ -258,14 +258,19 @@ def expire_due_keys(actor: Actor, limit: int = 100) -> int:
             expiration = effective_expiration(key)
             key.expired_at = timezone.now()
             key.save(update_fields=["expired_at", "updated_at"])
+            then = expiration.then if expiration is not None else "disable"
+            waits = then == "delete" and _deletion_needs_approval(actor, key)
             tx.audit(
-                Action.CLOUD_KEY_EXPIRE, key, detail={"then": expiration.then if expiration else "disable"}
+                Action.CLOUD_KEY_EXPIRE,
+                key,
+                detail={"then": then, **({"deletion": "waits for approval"} if waits else {})},
             )
             reason = "Its expiration date has come."
             cancel_superseded(key, "cloud_key.enable")
             if (
                 expiration is not None
                 and expiration.then == "delete"
+                and not waits
                 and key.state != CloudKey.State.PENDING_DELETION
             ):
                 _begin_deletion(actor, tx, key, expiration.window_days, reason)
@@ -275,6 +280,15 @@ def expire_due_keys(actor: Actor, limit: int = 100) -> int:
                     start_operation(actor, "cloud_key.disable_pointer", key)
             count += 1
     return count
+
+
+def _deletion_needs_approval(actor: Actor, key: CloudKey) -> bool:
+    """Whether a clock may not schedule this deletion alone: the key is then disabled, and a person has to ask for it."""
+    try:
+        check_approval(actor, Action.CLOUD_KEY_SCHEDULE_DELETION, key)
+    except NeedsApproval:
+        return True
+    return False
 
 
 def finish_due_deletions(actor: Actor, limit: int = 100) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -165,3 +166,41 @@ def test_the_simulators_map_is_not_for_real_accounts(
 def test_only_https_hosts_are_asked(endpoint: str) -> None:
     with pytest.raises(ValidationFailed):
         ask(endpoint=endpoint)
+
+
+@pytest.mark.parametrize(
+    "address", ["10.1.2.3", "172.16.0.9", "192.168.1.1", "100.64.0.1", "fd00::7", "::ffff:10.1.2.3"]
+)
+def test_private_networks_are_not_felt_around_in(
+    address: str, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT = "https://own.example.com"
+    known = {"feel.example.com": address, "own.example.com": "203.0.113.9"}
+    _resolves(monkeypatch, known)
+    with pytest.raises(OperationError) as found:
+        preflight._resolve("feel.example.com")
+    assert found.value.code == "endpoint_not_allowed"
+    assert "KEYSTEAD_XKS_ENDPOINT_NETWORKS" in found.value.cure
+    settings.KEYSTEAD_XKS_ENDPOINT_NETWORKS = [ip_network("10.1.0.0/16"), ip_network("fd00::/8")]
+    if address in ("10.1.2.3", "fd00::7", "::ffff:10.1.2.3"):
+        assert preflight._resolve("feel.example.com") == address
+
+
+def test_our_own_endpoint_may_be_private_by_any_of_its_names(
+    monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT = "https://own.example.com"
+    _resolves(
+        monkeypatch,
+        {"own.example.com": "10.1.2.3", "same.example.com": "10.1.2.3", "next.example.com": "10.1.2.4"},
+    )
+    assert preflight._resolve("own.example.com") == preflight._resolve("same.example.com") == "10.1.2.3"
+    with pytest.raises(OperationError):
+        preflight._resolve("next.example.com")
+
+
+def _resolves(monkeypatch: pytest.MonkeyPatch, known: dict[str, str]) -> None:
+    def getaddrinfo(host: str, port: int, **more: Any) -> list[Any]:
+        return [(None, None, 0, "", (known[host], port))]
+
+    monkeypatch.setattr(preflight.socket, "getaddrinfo", getaddrinfo)

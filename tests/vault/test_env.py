@@ -65,6 +65,7 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
         ["http://xks.bank.test", "https://xks.bank.test:443", "https://xks.bank.test/", "https://",
          f"https://{'a' * 121}"],
     ),
+    "KEYSTEAD_XKS_ENDPOINT_NETWORKS": ("10.1.0.0/16", [ip_network("10.1.0.0/16")], ["somewhere", "10.0.0.0/33"]),
     "KEYSTEAD_XKS_CREDENTIAL_SILENCE": ("90", 90, ["0", "nan", "x", "604801"]),
     "KEYSTEAD_XKS_MAX_STALENESS": ("2.5", 2.5, ["0", "nan", "inf", "x", "86401"]),
     "KEYSTEAD_XKS_BUDGET_MS": ("80", 80, ["9", "241", "soon"]),

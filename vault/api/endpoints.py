@@ -28,6 +28,7 @@ from vault.api.parsing import FirstRenderer, StrictJsonParser
 from vault.api.preconditions import expected_revision, explain_stale
 from vault.api.problems import ApiError, handle_exception
 from vault.api.schema import ApiSchema
+from vault.api.serializers import StrictSerializer
 from vault.api.throttling import CallerThrottle
 from vault.errors import NotFound, StaleRevision
 
@@ -178,6 +179,9 @@ def operation(
                 body = request(data=http.data, partial=partial, context={"request": http, "view": view})
                 body.is_valid(raise_exception=True)
                 http.data_in = body.validated_data
+            elif http.method in ("POST", "PUT", "PATCH", "DELETE") and http.data:
+                # Whoever sends fields to what takes none believes that they count.
+                StrictSerializer(data=http.data).is_valid(raise_exception=True)
             if replay is not None:
                 return idempotency.run(
                     http, replay, lambda: handler(view, http, *args, **kwargs), status=status

@@ -11,7 +11,7 @@ from rest_framework.throttling import BaseThrottle
 
 from vault.actors import Actor
 from vault.api.authentication import source_ip
-from vault.services.counters import count_one
+from vault.services.counters import caller_of, count_one
 
 # Requests a minute; settings.KEYSTEAD_API_RATES may replace single values.
 DEFAULT_RATES = {"actor": 1200, "anonymous": 120, "sign_in": 30}
@@ -40,7 +40,7 @@ class CallerThrottle(BaseThrottle):
         actor = request.auth if isinstance(request.auth, Actor) else None
         if scope == "sign_in" or actor is None:
             scope = scope or "anonymous"
-            caller = source_ip(request) or "local"
+            caller = caller_of(source_ip(request))
         else:
             scope = "actor"
             caller = f"token:{actor.token.pk}" if actor.token is not None else f"user:{actor.id}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from ipaddress import IPv6Address, IPv6Network, ip_address
 
 from django.core.cache import cache
 
@@ -30,3 +31,21 @@ def forget(name: str) -> None:
 def _key(name: str) -> str:
     """Names hold what strangers typed (e-mail addresses); keys must be short and plain, and need not be readable."""
     return "counter:" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def caller_of(address: str | None) -> str:
+    """Whom to count requests from an address by: an IPv6 /64, which is what one subscriber has at the least.
+
+    An address alone would give whoever holds one network 2**64 tries. IPv4 in IPv6's clothes counts as IPv4.
+    """
+    if not address:
+        return "local"
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(IPv6Network((found, 64), strict=False))
+    return str(found)

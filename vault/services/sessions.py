@@ -20,7 +20,7 @@ from vault.errors import NotFound, PermissionDenied, RateLimited, SecondFactorRe
 from vault.models import User
 from vault.secret import Secret
 from vault.services import users
-from vault.services.counters import count_one, counted, forget
+from vault.services.counters import caller_of, count_one, counted, forget
 
 # Failures that are let through before the next attempt is not even looked at: by address and e-mail together, by
 # address, and by e-mail from anywhere (high, so that a stranger does not lock a person out easily).
@@ -39,7 +39,7 @@ class _Limit:
 
 
 def _limits(email: str, source_ip: str | None) -> tuple[_Limit, ...]:
-    address = source_ip or "local"
+    address = caller_of(source_ip)
     return (
         _Limit(f"sign-in-failures:pair:{address}:{email}", MAX_FAILURES_PAIR),
         _Limit(f"sign-in-failures:address:{address}", MAX_FAILURES_ADDRESS),

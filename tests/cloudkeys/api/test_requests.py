@@ -251,3 +251,19 @@ def test_a_disabled_vault_changes_no_more(cast: Cast) -> None:
     assert rows() == before
     # Looking goes on.
     assert api.get(url).status_code == 200
+
+
+def test_what_takes_no_body_ignores_none(cast: Cast) -> None:
+    """Whoever sends fields believes that they count."""
+    api = cast.api("owner")
+    store = store_of(owned_key_set(cast))
+    before = rows()
+    for path in (
+        f"xks-key-stores/{store.pk}/credentials",
+        f"csp-accounts/{owned_account(cast).pk}/rotate-credential",
+    ):
+        refused = api.post(f"/api/v1/{path}", {"silence": 5})
+        assert refused.status_code == 400, path
+        assert [error["field"] for error in refused.json()["errors"]] == ["silence"]
+    assert rows() == before
+    assert api.post(f"/api/v1/xks-key-stores/{store.pk}/credentials", {}).status_code == 201

@@ -213,6 +213,21 @@ def test_expiry_does_what_was_said_once(owner: Actor, key_set: KeySet, then: str
     assert AuditEvent.objects.filter(action=Action.CLOUD_KEY_EXPIRE).count() == 1
 
 
+def test_expiry_cannot_delete_where_a_deletion_needs_approval(
+    owner: Actor, key_set: KeySet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key is disabled, which one alone may do, and its deletion is left to people."""
+    key = new_key(owner, key_set, "short", expiration={"kind": "after", "days": 1, "then": "delete"})
+    CloudKey.objects.filter(pk=key.pk).update(expires_at=timezone.now() - timedelta(seconds=1))
+    monkeypatch.setattr(Vault, "approvals_required", 1, raising=False)
+    assert lifecycle.expire_due_keys(SYSTEM) == 1
+    assert lifecycle.expire_due_keys(SYSTEM) == 0
+    key.refresh_from_db()
+    assert (key.state, key.delete_after) == ("DISABLED", None)
+    event = AuditEvent.objects.get(action=Action.CLOUD_KEY_EXPIRE)
+    assert event.detail == {"then": "delete", "deletion": "waits for approval"}
+
+
 ACTS = {
     "disable": lambda actor, key: lifecycle.disable_cloud_key(actor, key, reason=""),
     "enable": lambda actor, key: lifecycle.enable_cloud_key(actor, key),
