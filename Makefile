@@ -56,6 +56,12 @@ bench-rules: $(DEV) ## Measure what access rules cost a request
 bench-overload: $(DEV) ## Measure what becomes of requests beyond what the endpoint can take (needs h2load)
 	@$(BIN)/python scripts/bench_overload.py $(ARGS)
 
+.PHONY: bench-kill-switch
+bench-kill-switch: $(DEV) $(PACKAGES) ## Measure how fast a disable takes effect under load, on SQLite and PostgreSQL
+	@$(BIN)/python scripts/bench_kill_switch.py $(ARGS)
+	@$(BIN)/python scripts/services.py $(BIN)/python scripts/bench_kill_switch.py --only notified $(ARGS)
+	@$(BIN)/python scripts/services.py $(BIN)/python scripts/bench_kill_switch.py --only lost $(ARGS)
+
 .PHONY: check
 check: $(DEV) ## Check style, types, layers, migrations, deployment settings, lock files, licences
 	@scripts/check.sh

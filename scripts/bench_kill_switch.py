@@ -1,6 +1,6 @@
 """How fast a disable takes effect under load, with notifications and with every one of them lost.
 
-    bench_kill_switch.py [--switches N] [--clients N] [--json FILE] [--markdown FILE]
+    bench_kill_switch.py [--switches N] [--clients N] [--only notified|lost] [--json FILE] [--markdown FILE]
 
 On the database of KEYSTEAD_DATABASE_URL, else SQLite: an agent, an XKS server with two workers, and a process that disables
 and enables one key, while clients encrypt with it as fast as they are answered. For each disable: the milliseconds from the commit to
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import threading
@@ -93,6 +94,9 @@ class Client(threading.Thread):
 
 def deaf_agent() -> None:
     """Run the agent with a watch that never hears anything: what is left is its poll."""
+    import django
+
+    django.setup()
     from xks import agent_reader
 
     class Deaf:
@@ -232,6 +236,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--switches", type=int, default=100)
     parser.add_argument("--clients", type=int, default=4)
+    parser.add_argument(
+        "--only", choices=("notified", "lost"), help="one of the two; a database server holds one run"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
@@ -240,10 +247,13 @@ def main() -> int:
         for name in ("KEYSTEAD_DATABASE_URL", "KEYSTEAD_REDIS_URL")
         if name in os.environ
     }
+    if settings:
+        settings["KEYSTEAD_SECRET_KEY"] = secrets.token_urlsafe(50)
     database = "PostgreSQL" if "KEYSTEAD_DATABASE_URL" in settings else "SQLite"
     found: dict[str, Any] = {}
     for name, deaf in (("notified", False), ("every notification lost", True)):
-        found[name] = measure(deaf, options.switches, options.clients, settings)
+        if options.only is None or deaf == (options.only == "lost"):
+            found[name] = measure(deaf, options.switches, options.clients, settings)
     document = {
         "database": database,
         "clients": options.clients,
