@@ -25,7 +25,7 @@ from vault.keys import RootKeyError, seal, unseal
 from xks import journal_format as form
 from xks.agent_database import close_own_connection, use_own_connection
 from xks.agent_registry import ProcessName, boot_id
-from xks.audit_seals import add_seal, seal_events
+from xks.audit_seals import add_seal, seal_events, seal_restore
 from xks.journal_keeping import compress_one, drop_old
 from xks.journal_recovery import Anchor, Examined, examine_file, segments_of
 from xks.journal_writer import read_segment, segment_path
@@ -232,6 +232,7 @@ class Keeper(threading.Thread):
         self._gone: set[str] = set()
         self._stopping = False
         self._alarmed_at: float | None = None
+        self._restore_sealed = False
 
     def wanted(self, process: ProcessName) -> None:
         """A worker has connected and has no journal yet."""
@@ -272,6 +273,9 @@ class Keeper(threading.Thread):
 
     def _work(self) -> None:
         try:
+            if not self._restore_sealed:
+                seal_restore()  # before any seal that would stand where others stood before the restore
+                self._restore_sealed = True
             self._hand_out()
             with self._news:
                 gone = set(self._gone)
@@ -281,6 +285,7 @@ class Keeper(threading.Thread):
             self._alarmed_at = None
         except (Error, psycopg.Error) as error:
             close_own_connection()
+            self._restore_sealed = False  # another database may answer next
             self._alarm("the database does not answer the keeper of journals", error)
         except (OSError, RootKeyError, EventsBroken) as error:
             self._alarm("journals cannot be anchored and sealed", error)

@@ -11,8 +11,10 @@ from django.db import transaction
 from django.db.models import F
 
 from vault.event_chain import FIRST_DIGEST, check_links
+from vault.generations import current_generation
 from vault.keys import seal_text, unseal_text
 from vault.models import AuditChainHead
+from vault.restore import GENERATION_STEP
 from xks.models import AuditKey, AuditSeal
 from xks.seals import FIRST_PREVIOUS, Seal, make_seal
 
@@ -93,3 +95,28 @@ def seal_events() -> int | None:
         if (position, digest) == before:
             return None
         return add_seal({"kind": "events", "position": position, "digest": digest})
+
+
+def seal_restore() -> int | None:
+    """Say in a seal that the database was put back from a backup (its generation tells); None when it was not, or is said.
+
+    Seals numbered from here stand in the place of those that were made between the backup and the restore.
+
+    Raises:
+        RootKeyError: the signing key cannot be read.
+    """
+    generation = current_generation()
+    epoch = generation // GENERATION_STEP
+    if not epoch or epoch <= _sealed_epoch():
+        return None
+    with transaction.atomic():
+        ensure_key()
+        AuditKey.objects.filter(pk=1).update(seals=F("seals"))  # the lock: another node may be about it
+        if epoch <= _sealed_epoch():
+            return None
+        return add_seal({"kind": "restored", "epoch": epoch, "generation": generation})
+
+
+def _sealed_epoch() -> int:
+    found = AuditSeal.objects.filter(line__contains='"kind":"restored"').order_by("-number").first()
+    return 0 if found is None else int(json.loads(found.line)["statement"]["epoch"])

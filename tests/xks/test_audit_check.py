@@ -19,14 +19,15 @@ from vault import keys
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
-from vault.models import AuditEvent
+from vault.models import AuditEvent, Generation
 from xks import journal_format as form
 from xks.agent_journal import Journals
 from xks.agent_shipping import Shipping
 from xks.audit_check import Report, verify
-from xks.audit_seals import ensure_key, seal_events
+from xks.audit_seals import ensure_key, seal_events, seal_restore
 from xks.journal_writer import journal_folder, segment_path
 from xks.models import AuditKey, AuditSeal, JournalChain
+from xks.seals import Seal
 
 pytestmark = pytest.mark.django_db
 
@@ -257,3 +258,23 @@ def test_commands(world: World) -> None:
     assert expected in out.getvalue()
     with pytest.raises(CommandError, match="64 hex digits"):
         call_command("audit_verify", "--public-key=zz")
+
+
+def test_a_restored_database_is_told_as_what_it_is(world: World) -> None:
+    before = world.check()
+    newer = AuditKey.objects.get().seals
+    AuditSeal.objects.filter(number__gt=newer - 2).delete()  # an older database was put back
+    kept = AuditSeal.objects.get(number=newer - 2)
+    AuditKey.objects.update(seals=newer - 2, last_digest=Seal(kept.line, bytes(kept.signature)).digest)
+    assert "it is missing" in world.check(known_head=(before.seals, before.head)).findings[0]
+    Generation.objects.update_or_create(pk=1, defaults={"value": 10**12 + 5})
+    number = seal_restore()
+    assert number == newer - 1
+    assert seal_restore() is None
+    report = world.check(known_head=(before.seals, before.head))
+    assert any(
+        f"seals {number} to {before.seals}" in text and "restore of an older" in text
+        for text in report.findings
+    )
+    report = world.check()
+    assert any("was restored from a backup" in note for note in report.notes)

@@ -104,6 +104,7 @@ class AuditIntegrity(models.Model):
     holds = models.BooleanField(default=True)
     held_at = models.DateTimeField(null=True, help_text="When it last held.")
     findings = models.JSONField(default=list)
+    gaps = models.JSONField(default=list)
     notes = models.JSONField(default=list)
     seals = models.BigIntegerField(default=0)
     head = models.CharField(max_length=64, blank=True)

@@ -61,7 +61,11 @@ class UsageHour(models.Model):
                 name="usage_hour_once",
             )
         ]
-        indexes: ClassVar = [models.Index(fields=["key_id", "hour"], name="usage_hour_key")]
+        indexes: ClassVar = [
+            models.Index(fields=["key_id", "hour"], name="usage_hour_key"),
+            models.Index(fields=["principal_arn", "hour"], name="usage_hour_principal"),
+            models.Index(fields=["outcome", "hour"], name="usage_hour_outcome"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.hour} {self.key_id} {self.operation}: {self.count}"

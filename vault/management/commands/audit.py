@@ -15,4 +15,5 @@ class Command(GroupCommand):
             ("at", "action", "outcome", "actor_name", "via", "target_name", "id"),
         ),
         Verb("show", "GET", "audit-events/{event}"),
+        Verb("integrity", "GET", "audit-integrity"),
     )

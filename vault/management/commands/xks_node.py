@@ -15,4 +15,10 @@ class Command(GroupCommand):
             ("name", "state", "alarms", "applied_generation", "seconds_since_seen", "software_version", "id"),
         ),
         Verb("show", "GET", "nodes/{node}"),
+        Verb(
+            "journal",
+            "GET",
+            "nodes/journal",
+            ("node", "state", "end", "sealed_segments", "anchored_at", "shipped_to", "lag_s", "id"),
+        ),
     )
