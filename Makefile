@@ -52,6 +52,10 @@ bench-api: $(DEV) $(PACKAGES) ## Measure lists and details of 100,000 CloudKeys,
 bench-rules: $(DEV) ## Measure what access rules cost a request
 	@$(BIN)/python scripts/bench_rules.py $(ARGS)
 
+.PHONY: bench-xks
+bench-xks: $(DEV) ## Measure the XKS endpoint (wrk, h2load); LONG=1, PEER=url,prefix,akid,secret,key, GROWTH=1: docs/benchmarks.md
+	@$(BIN)/python scripts/$(if $(GROWTH),bench_growth.py,bench_xks.py) $(ARGS)
+
 .PHONY: bench-overload
 bench-overload: $(DEV) ## Measure what becomes of requests beyond what the endpoint can take (needs h2load)
 	@$(BIN)/python scripts/bench_overload.py $(ARGS)

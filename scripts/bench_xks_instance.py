@@ -139,6 +139,27 @@ def fill(content: Content) -> dict[str, Any]:
     }
 
 
+def touch() -> None:
+    """Tell the data plane of a change of every store and of up to 1,000 keys, once for each line of input."""
+    import django
+
+    django.setup()
+    from django.db import transaction
+
+    from cloudkeys.models import CloudKey, XksKeyStore
+    from vault.generations import raise_generation
+    from vault.models import GenerationChange
+
+    stores = list(XksKeyStore.objects.values_list("pk", flat=True))
+    keys = list(CloudKey.objects.values_list("pk", flat=True)[:1000])
+    changes = [(GenerationChange.Kind.STORE, pk) for pk in stores]
+    changes += [(GenerationChange.Kind.KEY, pk) for pk in keys]
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        with transaction.atomic():
+            raise_generation(changes)
+
+
 @dataclass
 class Instance:
     """An agent and an XKS server in a folder of their own, with TLS, journal, access rules and metrics."""
@@ -256,6 +277,19 @@ class Instance:
             "agent": resident_kib(self.processes["agent"].pid),
         }
 
+    def toucher(self) -> subprocess.Popen[bytes]:
+        """Start a process that changes every store and up to 1,000 keys for each line it is sent, once it says ready."""
+        process = subprocess.Popen(
+            [sys.executable, __file__, "touch", "{}"],
+            env=self.environ,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        if process.stdout is None or process.stdout.readline() != b"ready\n":
+            raise SystemExit("the process that changes the database did not start")
+        return process
+
     def _run(self, what: str) -> dict[str, Any]:
         done = subprocess.run(
             [sys.executable, __file__, what, json.dumps(asdict(self.content))],
@@ -269,6 +303,10 @@ class Instance:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3 or sys.argv[1] != "fill":
-        sys.exit("usage: bench_xks_instance.py fill CONTENT")
-    print(json.dumps(fill(Content(**json.loads(sys.argv[2])))))
+    match sys.argv[1:]:
+        case ["fill", content]:
+            print(json.dumps(fill(Content(**json.loads(content)))))
+        case ["touch", _]:
+            touch()
+        case _:
+            sys.exit("usage: bench_xks_instance.py fill CONTENT")

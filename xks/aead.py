@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import weakref
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ IV_BYTES = 12
 DERIVATION_BYTES = 12
 TAG_BYTES = 16
 NONCE_BYTES = DERIVATION_BYTES + IV_BYTES
+MAX_PREPARED = 16_384
+"""Keys that keep their key schedule at one time, about 1 KiB each; making one anew takes some 6 us."""
 
 _BLOCK_BITS = 128
 _BLOCK_MASK = (1 << _BLOCK_BITS) - 1
@@ -44,11 +48,12 @@ class CiphertextInvalid(Exception):
 class Xaes256Gcm:
     """One 256-bit key in the XAES-256-GCM construction.
 
-    Key schedule and CMAC subkey are made at the first use and kept, so that a key that is only
-    held costs little memory.  Not to be shared between threads: the kept AES context is one.
+    Key schedule and CMAC subkey are made at the first use and kept for the MAX_PREPARED keys that came
+    last, so that keys cost little memory however many have been used.  Not to be shared between
+    threads: the kept AES context is one.
     """
 
-    __slots__ = ("_base", "_block", "_material")
+    __slots__ = ("__weakref__", "_base", "_block", "_material")
 
     def __init__(self, material: bytes) -> None:
         """Take a key of 32 bytes.
@@ -74,6 +79,11 @@ class Xaes256Gcm:
             subkey = (subkey & _BLOCK_MASK) ^ _CMAC_RB
         self._base = ((_M1 ^ subkey) << _BLOCK_BITS) | (_M2 ^ subkey)
         self._block = block
+        _prepared.append(weakref.ref(self))
+        if len(_prepared) > MAX_PREPARED:
+            oldest = _prepared.popleft()()
+            if oldest is not None and oldest is not self:
+                oldest._block, oldest._base = None, 0
         return block
 
     def derive(self, derivation_nonce: bytes) -> bytes:
@@ -102,6 +112,10 @@ class Xaes256Gcm:
             return AESGCM(key).decrypt(nonce[DERIVATION_BYTES:], ciphertext_and_tag, associated_data)
         except InvalidTag:
             raise CiphertextInvalid from None
+
+
+# Keys that keep a key schedule, the oldest first.  Weak: a key that is removed is gone at once, schedule and all.
+_prepared: deque[weakref.ref[Xaes256Gcm]] = deque()
 
 
 class Sealed(NamedTuple):

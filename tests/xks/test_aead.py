@@ -1,6 +1,8 @@
 """The construction against its published vectors, and what must not open."""
 
 import json
+import weakref
+from collections import deque
 from collections.abc import Callable
 from hashlib import sha256, shake_128
 from pathlib import Path
@@ -186,3 +188,21 @@ def test_integrity_value_of_the_specification() -> None:
     )
     expected = "a8703f2260bd8791ec2d15ea0b23e65a0631eedcf2a13a65cc82db3f47cf5ec7"
     assert aead.integrity_value(b"project=nile,department=marketing", sealed).hex() == expected
+
+
+def test_only_so_many_keys_keep_their_schedule_and_all_go_on_working(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aead, "MAX_PREPARED", 2)
+    monkeypatch.setattr(aead, "_prepared", deque())
+    keys = [aead.Xaes256Gcm(bytes([number]) * 32) for number in range(4)]
+    first = [key.derive(bytes(12)) for key in keys]
+    assert [key._block is not None for key in keys] == [False, False, True, True]
+    assert [key.derive(bytes(12)) for key in keys] == first
+    assert len(aead._prepared) == 2
+
+
+def test_a_removed_key_is_not_kept_for_its_schedule() -> None:
+    key = aead.Xaes256Gcm(bytes(32))
+    key.derive(bytes(12))
+    seen = weakref.ref(key)
+    del key
+    assert seen() is None
