@@ -64,9 +64,7 @@ class Operation(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["vault", "-created_at", "id"], name="operation_vault_created"),
             models.Index(fields=["target_id", "-created_at"], name="operation_target"),
-            models.Index(
-                fields=["vault", "-finished_at"], name="operation_failed", condition=Q(state="FAILED")
-            ),
+            models.Index(fields=["vault", "state", "-finished_at"], name="operation_failed"),
             models.Index(
                 fields=["next_try_at"], name="operation_due", condition=Q(state__in=["WAITING", "RUNNING"])
             ),

@@ -23,6 +23,8 @@ DELETION_NEAR = timedelta(days=7)
 OLD_CREDENTIAL = timedelta(days=365)
 RETIREMENT_LATE_AFTER = timedelta(days=2)
 
+MOST_COUNTED = 1000
+
 _State, _Pointer, _Link = CloudKey.State, CloudKey.PointerState, AwsStoreLink.State
 
 
@@ -57,6 +59,7 @@ def key_items(actor: Actor, vault: Vault, now: datetime) -> Iterator[Item]:
         "From then on nothing under them can be read, ever.",
         "Review deletion",
         "cancel_deletion",
+        order=("delete_after", "pk"),
         state="PENDING_DELETION",
     )
     yield from _group(
@@ -67,6 +70,7 @@ def key_items(actor: Actor, vault: Vault, now: datetime) -> Iterator[Item]:
         "An expired key is disabled or deleted, as its expiration says.",
         "Show keys",
         "open_keys",
+        order=("expires_at", "pk"),
         state="ENABLED",
         expires_before=(now + EXPIRY_NEAR).isoformat(timespec="seconds"),
     )
@@ -79,6 +83,7 @@ def key_items(actor: Actor, vault: Vault, now: datetime) -> Iterator[Item]:
         "They go on encrypting with a version older than their schedule allows.",
         "Rotate now",
         "rotate_keys",
+        order=("next_rotation_at", "pk"),
         state="ENABLED",
         rotation_overdue="true",
     )
@@ -90,17 +95,20 @@ def key_items(actor: Actor, vault: Vault, now: datetime) -> Iterator[Item]:
         "They rotate when they are enabled again.",
         "Show keys",
         "open_keys",
+        order=("next_rotation_at", "pk"),
         state="DISABLED",
         rotates_before=now.isoformat(timespec="seconds"),
     )
     yield from _group(
-        keys.filter(blocked=True),
+        # Health-check keys are never blocked; without `kind` the small index of blocked keys answers.
+        CloudKey.objects.filter(vault=vault, blocked=True),
         "key.blocked",
         Severity.NOTICE,
         "{keys} are blocked.",
         "Every use of them is refused until somebody unblocks them.",
         "Show keys",
         "open_keys",
+        order=("name", "pk"),
         blocked="true",
     )
 
@@ -113,20 +121,28 @@ def _group(
     why: str,
     fix: str,
     action: str,
+    order: tuple[str, ...] = ("pk",),
     **query: str,
 ) -> Iterator[Item]:
-    """One item for all of these keys; nothing when there are none. The count is asked for only when some were found."""
+    """One item for all of these keys; nothing when there are none.
+
+    Found in the order of the index that holds them, and counted up to MOST_COUNTED, so that neither takes longer the more there are.
+    """
     examples = tuple(
-        Ref(str(pk), name) for pk, name in rows.order_by("pk").values_list("pk", "name")[:MOST_EXAMPLES]
+        Ref(str(pk), name) for pk, name in rows.order_by(*order).values_list("pk", "name")[:MOST_EXAMPLES]
     )
     if not examples:
         return
-    count = len(examples) if len(examples) < MOST_EXAMPLES else rows.order_by().count()
+    count = (
+        len(examples) if len(examples) < MOST_EXAMPLES else rows.order_by(*order)[: MOST_COUNTED + 1].count()
+    )
+    number = f"{count:,}" if count <= MOST_COUNTED else f"More than {MOST_COUNTED:,}"
+    count = min(count, MOST_COUNTED)
     one = examples[0] if count == 1 else None
     yield Item(
         kind=kind,
         severity=severity,
-        what=_said(what, one.name if one else f"{count:,} CloudKeys", count),
+        what=_said(what, one.name if one else f"{number} CloudKeys", count),
         why=why
         if count != 1
         else why.replace("them", "it").replace("They ", "It ").replace("It go ", "It goes "),
@@ -148,7 +164,13 @@ _SINGULAR = (
 
 
 def _said(what: str, subject: str, count: int) -> str:
-    text = what.format(keys=subject)
+    text = what.format(
+        keys=subject
+        if what.startswith("{keys}")
+        else subject[:1].lower() + subject[1:]
+        if count > 1
+        else subject
+    )
     if count == 1:
         for plural, singular in _SINGULAR:
             text = text.replace(plural, singular)

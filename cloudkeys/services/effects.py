@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.db.models import Count, Max, Min, Q
-from django.db.models.functions import TruncDate
 from django.utils import timezone
 
 from cloudkeys.models import (
@@ -24,6 +23,7 @@ from cloudkeys.models import (
     XksKeyStore,
 )
 from cloudkeys.schedules import parse_expiration, parse_schedule
+from cloudkeys.services.moments import count_by_day
 from vault.actors import Actor
 from vault.permissions import Permission
 
@@ -93,13 +93,8 @@ def schedule_effects(
     first = last = None
     overdue = 0
     if schedule is not None:
-        days: list[tuple[date, int]] = list(
-            keys.filter(inherits & alive)
-            .order_by()
-            .values_list(TruncDate("rotated_at", tzinfo=ZoneInfo(schedule.time_zone)))
-            .annotate(count=Count("pk"))
-        )
-        due = sorted((schedule.next_for_day(day), count) for day, count in days)
+        days = count_by_day(keys.filter(inherits & alive), "rotated_at", ZoneInfo(schedule.time_zone))
+        due = sorted((schedule.next_for_day(day), count) for day, count in days.items())
         overdue = sum(count for at, count in due if at <= now)
         first, last = (due[0][0], due[-1][0]) if due else (None, None)
     first_end, past = None, 0

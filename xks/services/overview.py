@@ -9,10 +9,10 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from django.db.models import Count, Q, Sum
-from django.db.models.functions import TruncDate
 from django.utils import timezone
 
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, XksKeyStore
+from cloudkeys.services.moments import count_by_day
 from vault.actors import Actor
 from vault.models import Vault
 from vault.permissions import Permission
@@ -169,7 +169,7 @@ def due_days(vault: Vault, now: datetime, zone: str, days: int = DAYS_AHEAD) -> 
         ("expires_at", keys.filter(expires_at__lt=end, expired_at=None)),
     ):
         by_day: Counter[date] = Counter()
-        for day, count in rows.values_list(TruncDate(name, tzinfo=tz)).annotate(count=Count("pk")):
+        for day, count in count_by_day(rows, name, tz).items():
             by_day[max(day, today)] += count
         found[name] = by_day
     return [
@@ -234,7 +234,7 @@ def _first_run(vault: Vault) -> FirstRun:
     if connected is None and used:
         connected = links[0][0]
     keys = CloudKey.objects.filter(vault=vault, kind=CloudKey.Kind.USER)
-    key = keys.order_by("created_at", "pk").values_list("pk", flat=True).first()
+    key = keys.order_by("name", "pk").values_list("pk", flat=True).first()
     return FirstRun(
         [
             Step("create_vault", "Create a vault", True, "open_vault", vault.pk),
