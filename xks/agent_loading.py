@@ -34,6 +34,7 @@ from vault.keys import (
     vault_wrapper,
 )
 from vault.models import GenerationChange, Vault
+from xks.agent_columns import Ids, as_text, dashed, parsed_json
 from xks.agent_rules import NO_RULES, limits_by_store, rules_by_owner
 from xks.models import AccessRuleSet, StoreLimits
 from xks.wire import CredentialRecord, KeyRecord, KeyState, KeyUse, StoreRecord, VersionRecord
@@ -333,20 +334,31 @@ class _Loading:
         if of is not None:
             which, versions = which.filter(store_id__in=of), versions.filter(cloud_key__store_id__in=of)
             rule_sets = rule_sets.filter(store_id__in=of)
-        rules = rules_by_owner(rule_sets, "cloud_key_id")
+        rules = {str(owner): found for owner, found in rules_by_owner(rule_sets, "cloud_key_id").items()}
         material, refused = self._materials(versions)
         fields = (
-            "pk", "vault_id", "store_id", "external_key_id", "state", "blocked", "permitted_uses",
-            "current_version", "tags",
+            as_text("pk"), as_text("vault_id"), as_text("store_id"), "external_key_id", "state", "blocked",
+            as_text("permitted_uses"), "current_version", as_text("tags"),
         )  # fmt: skip
-        store_names: dict[UUID, str] = {}
+        vault_ids, store_ids = Ids(), Ids()
+        parsed: dict[str, Any] = {}
         records: list[KeyRecord] = []
-        for row_id, vault_id, store_id, external_id, state, blocked, uses, current, tags in which.values_list(
-            *fields
-        ).iterator(ROWS_AT_ONCE):
+        for (
+            key,
+            vault,
+            store,
+            external_id,
+            state,
+            blocked,
+            uses_text,
+            current,
+            tags_text,
+        ) in which.values_list(*fields).iterator(ROWS_AT_ONCE):
+            row_id, vault_id = dashed(key), vault_ids[vault]
             if self._is_destroyed(vault_id):
                 continue
             own = material.get(row_id, [])
+            uses = parsed_json(uses_text, parsed)
             if state == CloudKey.State.DESTROYED:
                 own = []
             elif row_id in refused:
@@ -358,42 +370,43 @@ class _Loading:
             elif all(version.number != current for version in own):
                 self._leave_out("key", row_id, vault_id, f"its current version {current} has no material")
                 continue
+            ruled = rules.get(row_id, NO_RULES) if rules else NO_RULES
             records.append(
                 KeyRecord(
-                    id=str(row_id),
-                    store_id=store_names.setdefault(store_id, str(store_id)),
+                    id=row_id,
+                    store_id=store_ids.text(store),
                     external_key_id=external_id,
                     state=cast("KeyState", state),
                     blocked=blocked,
-                    uses=_USES["ENCRYPT" in uses, "DECRYPT" in uses],
+                    uses=_USES["ENCRYPT" in uses, "DECRYPT" in uses] if isinstance(uses, list) else [],
                     current_version=current,
                     versions=own,
-                    tags=_texts(tags),
-                    rules=rules.get(row_id, NO_RULES).enforced,
-                    shadow_rules=rules.get(row_id, NO_RULES).shadowed,
+                    tags=_texts(parsed_json(tags_text, parsed)),
+                    rules=ruled.enforced,
+                    shadow_rules=ruled.shadowed,
                 )
             )
         return records
 
-    def _materials(
-        self, rows: QuerySet[KeyVersion]
-    ) -> tuple[dict[UUID, list[VersionRecord]], dict[UUID, str]]:
+    def _materials(self, rows: QuerySet[KeyVersion]) -> tuple[dict[str, list[VersionRecord]], dict[str, str]]:
         """Open these versions: what opened by key, and why a key must be refused.
 
         With one version altered nothing about a key can be trusted, so none of it is served.
         """
-        opened: dict[UUID, list[VersionRecord]] = {}
-        refused: dict[UUID, str] = {}
-        for row_id, vault_id, key_id, number, protection, blob in rows.values_list(
-            "pk", "vault_id", "cloud_key_id", "number", "protection", "material"
+        opened: dict[str, list[VersionRecord]] = {}
+        refused: dict[str, str] = {}
+        vault_ids = Ids()
+        for row, vault, key, number, protection, blob in rows.values_list(
+            as_text("pk"), as_text("vault_id"), as_text("cloud_key_id"), "number", "protection", "material"
         ).iterator(ROWS_AT_ONCE):
+            vault_id, key_id = vault_ids[vault], dashed(key)
             if self._is_destroyed(vault_id):
                 continue
             if protection != KeySet.Protection.SOFTWARE:
                 refused[key_id] = f"version {number} is protected by {protection}, which this node cannot use"
                 continue
             try:
-                plain = self._open(KeyVersion, "material", row_id, vault_id, blob)
+                plain = self._open(KeyVersion, "material", dashed(row), vault_id, blob)
             except _Unreadable as error:
                 refused[key_id] = f"version {number}: {error}"
             else:
@@ -403,7 +416,7 @@ class _Loading:
                     refused[key_id] = f"version {number} is no AES-256 key"
         return opened, refused
 
-    def _leave_out(self, kind: str, row_id: UUID, vault_id: UUID, reason: str) -> None:
+    def _leave_out(self, kind: str, row_id: UUID | str, vault_id: UUID, reason: str) -> None:
         self.left_out.append(LeftOut(kind, str(row_id), vault_id, reason))
 
     def _vault(self, vault_id: UUID) -> Vault:
@@ -435,7 +448,12 @@ class _Loading:
         return self._wrappers[vault_id]
 
     def _open(
-        self, model: type[Model], column: str, row_id: UUID, vault_id: UUID, blob: bytes | memoryview | None
+        self,
+        model: type[Model],
+        column: str,
+        row_id: UUID | str,
+        vault_id: UUID,
+        blob: bytes | memoryview | None,
     ) -> bytes:
         """Return the secret of one row. Raises _Unreadable."""
         wrapper = self._wrapper(vault_id)
