@@ -41,8 +41,9 @@ class Item:
     """One thing that needs attention, with its fix.
 
     kind: a stable word. what: the thing and its trouble. why: what follows from it. fix: a button's words; action: a stable
-    word for what the button does, on the target. count: how many objects it speaks of (at most 1,000 are counted); more than one: `examples` names some,
-    and `list_query` is the query string with which their list shows them all. since: when it began, where that is known.
+    word for what the button does, on the target. count: how many objects it speaks of, at most 1,000 being counted; more than
+    one: `examples` names some, and `list_query` is the query string with which their list shows them all. since: when it
+    began, where that is known.
     """
 
     kind: str

@@ -49,6 +49,11 @@ class AuditEvent(models.Model):
             models.Index(fields=["vault", "target_id", "-sequence"], name="audit_target"),
             models.Index(fields=["vault", "actor_id", "-sequence"], name="audit_actor"),
             models.Index(fields=["vault", "action", "-sequence"], name="audit_action"),
+            models.Index(fields=["vault", "actor_name", "-sequence"], name="audit_actor_name"),
+            models.Index(fields=["vault", "target_name", "-sequence"], name="audit_target_name"),
+            models.Index(fields=["vault", "target_type", "-sequence"], name="audit_target_type"),
+            models.Index(fields=["vault", "outcome", "-sequence"], name="audit_outcome"),
+            models.Index(fields=["vault", "at"], name="audit_vault_at"),
             models.Index(fields=["request_id"], name="audit_request_id"),
         ]
 
