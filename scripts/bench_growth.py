@@ -267,7 +267,7 @@ def faults(document: dict[str, Any]) -> list[str]:
             found.append(
                 f"{many}one changed key costs {row['agent_delta_ms'] + row['worker_delta_ms']:.0f} ms"
             )
-        if row["keys"] >= 10_000 and row["kib_a_key_used"] > KEY_KIB:
+        if row["keys"] >= 100_000 and row["kib_a_key_used"] > KEY_KIB:
             found.append(f"{many}{row['kib_a_key_used']} KiB a key")
         if row.get("p99_moves_ms", 0) > REFRESH_MS:
             found.append(f"{many}a refresh moves p99 by {row['p99_moves_ms']} ms")
