@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 from uuid import UUID
 
+from drf_spectacular.types import OpenApiTypes
 from rest_framework import serializers
 from rest_framework.response import Response
 
@@ -282,7 +283,7 @@ class CloudKeyPolicy(ApiView):
         summary="Show the key policy",
         description="The policy document that Keystead gives the KMS key: who may administer it, who may use it.",
         tag="Cloud keys",
-        response=JsonObject(),
+        response=OpenApiTypes.OBJECT,
         example={
             "Version": "2012-10-17", "Id": "keystead",
             "Statement": [

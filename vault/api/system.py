@@ -8,7 +8,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from vault.api.endpoints import ApiView, operation
-from vault.api.serializers import JsonObject
+from vault.api.serializers import JsonObject, StrictSerializer
 from vault.services import system
 
 TAG = "System"
@@ -64,6 +64,10 @@ class TestMailSerializer(serializers.Serializer[Any]):
     sent = serializers.BooleanField()
 
 
+class TestMailInput(StrictSerializer):
+    """Nothing is to be said: the mail goes to whoever asks."""
+
+
 class TestMail(ApiView):
     """system/test-mail"""
 
@@ -72,6 +76,8 @@ class TestMail(ApiView):
         summary="Send a mail to myself",
         description="Shows whether the mail server takes mails. For appliance admins; 409 where none is set up.",
         tag=TAG,
+        request=TestMailInput,
+        request_example={},
         response=TestMailSerializer,
         example={"sent": True},
         errors=(409,),
@@ -82,4 +88,5 @@ class TestMail(ApiView):
 
 
 setattr(TestMail, "__test__", False)  # noqa: B010 - no test, whatever pytest thinks of its name
+setattr(TestMailInput, "__test__", False)  # noqa: B010
 setattr(TestMailSerializer, "__test__", False)  # noqa: B010
