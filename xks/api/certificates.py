@@ -102,7 +102,7 @@ class NodesSerializer(serializers.Serializer[Any]):
     nodes = NodeCertificateSerializer(many=True)
 
 
-class FindingSerializer(serializers.Serializer[checks.Problem]):
+class CertificateFindingSerializer(serializers.Serializer[checks.Problem]):
     """Something that keeps the certificate from being served."""
 
     field = serializers.CharField()
@@ -113,7 +113,7 @@ class FindingSerializer(serializers.Serializer[checks.Problem]):
 class CheckSerializer(serializers.Serializer[checks.Report]):
     """What the checks say."""
 
-    errors = FindingSerializer(many=True)  # type: ignore[assignment] # the word of the API
+    errors = CertificateFindingSerializer(many=True)  # type: ignore[assignment] # the word of the API
     warnings = serializers.ListField(child=serializers.CharField())
     aws_trusted = serializers.BooleanField(help_text="The chain leads to a CA of AWS's list.")
 

@@ -18,7 +18,7 @@ from xks.services import doctor
 TAG = "External key stores"
 
 
-class FindingSerializer(serializers.Serializer[Any]):
+class DoctorFindingSerializer(serializers.Serializer[Any]):
     """One thing that was looked at."""
 
     id = serializers.CharField(help_text="Names the check; docs/doctor.md lists them.")
@@ -33,7 +33,7 @@ class ReportSerializer(serializers.ModelSerializer[DoctorReport]):
 
     store = serializers.UUIDField(source="store_id")
     severity = serializers.ChoiceField(choices=[each.value for each in Severity])
-    findings = FindingSerializer(many=True)
+    findings = DoctorFindingSerializer(many=True)
     latency = serializers.JSONField(
         help_text="For encrypt and decrypt: samples, min_ms, p50_ms, p99_ms, max_ms, from Keystead's own machine."
     )

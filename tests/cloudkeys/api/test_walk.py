@@ -141,8 +141,9 @@ def test_the_whole_guide(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     assert enabled["operation"]["kind"] == "cloud_key.enable"
     # What happened is on record, by name.
     events = ok(grace.get("/api/v1/audit-events", object_type="cloudkey"), 200)["items"]
-    assert [event["action"] for event in events][:3] == [
+    assert [event["action"] for event in events][:4] == [
         "cloudkeys:cloud_key:enable",
+        "vault:data_plane:confirm",
         "cloudkeys:cloud_key:disable",
         "cloudkeys:cloud_key:create",
     ]
