@@ -9,3 +9,10 @@ class XksConfig(AppConfig):
     name = "xks"
     verbose_name = "XKS endpoint"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Lend the room below our record of keys' use."""
+        from cloudkeys.services import uses
+        from xks.services.uses_of_keys import RecordedUses
+
+        uses.read_by(RecordedUses())

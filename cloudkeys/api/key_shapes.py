@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import F, Func, Q, QuerySet, TextField, Value
+from django.db.models.lookups import Exact, IsNull
 from django.utils import timezone
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
@@ -22,6 +24,7 @@ from cloudkeys.api.shapes import (
     ScheduleField,
 )  # fmt: skip
 from cloudkeys.models import CloudKey, KeyVersion
+from cloudkeys.services import uses
 from cloudkeys.services.cloud_keys import USES
 from vault.api.listing import Filter, Listing, choice, flag, identifier, moment, parse_flag, present, text
 from vault.api.serializers import (
@@ -227,6 +230,72 @@ def _overdue(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
     return rows.filter(state="ENABLED", **late) if values[0] else rows.exclude(**late)
 
 
+DUE = {
+    "overdue": "Rotation overdue",
+    "rotates-7": "Rotates within 7 days",
+    "rotates-30": "Rotates within 30 days",
+    "rotates-90": "Rotates within 90 days",
+    "expires-30": "Expires within 30 days",
+    "expires-90": "Expires within 90 days",
+}
+
+
+def _due(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
+    """Relative to now, so that a saved view stays true."""
+    now = timezone.now()
+    wanted = Q()
+    for value in values:
+        what, _, days = value.partition("-")
+        if what == "overdue":
+            wanted |= Q(state="ENABLED", next_rotation_at__lte=now)
+        elif what == "rotates":
+            wanted |= Q(state="ENABLED", next_rotation_at__lt=now + timedelta(days=int(days)))
+        else:
+            wanted |= Q(expired_at=None, expires_at__lt=now + timedelta(days=int(days)))
+    return rows.filter(wanted)
+
+
+def _days(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) < 5 and 1 <= int(value) <= 3650):
+        raise ValueError("it must be a whole number of days from 1 to 3650.")
+    return int(value)
+
+
+def _unused(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
+    """Keys that are younger are left out: they had no time to be used."""
+    return rows.filter(uses.reader().unused_since(timezone.now() - timedelta(days=values[0])))
+
+
+def _tag(value: str) -> tuple[str, str | None]:
+    name, equals, content = value.partition("=")
+    if not 1 <= len(name) <= 128 or len(content) > 256 or set(name) & set('"\\'):
+        raise ValueError("it must be a tag's name, or name=value.")
+    return name, content if equals else None
+
+
+class _TagValue(Func):
+    """The text of one tag. Django's own key paths take names of digits for places in a list."""
+
+    output_field = TextField()
+    template = "(%(expressions)s)"
+    arg_joiner = " ->> "
+
+    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> tuple[str, Any]:
+        """With a path, in which quotes make a name of anything."""
+        column, name = self.source_expressions
+        path = Value(f'$."{name.value}"')  # type: ignore[attr-defined]
+        told: tuple[str, Any] = Func(column, path, function="JSON_EXTRACT").as_sql(compiler, connection)
+        return told
+
+
+def _tagged(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
+    """Every one of the tags must be there."""
+    for name, content in values:
+        value = _TagValue(F("tags"), Value(name, output_field=TextField()))
+        rows = rows.filter(IsNull(value, False) if content is None else Exact(value, content))
+    return rows
+
+
 KEYS = Listing(
     orderings={
         "name": "name",
@@ -258,6 +327,23 @@ KEYS = Listing(
             "rotation_overdue", "Enabled, and its rotation is due.", parse_flag, _overdue, {"type": "boolean"}
         ),
         present("retired", "retired_at", "Whether it was retired to decrypt-only."),
+        replace(choice("due", "due", DUE, "What comes within so many days from now."), apply=_due),
+        Filter(
+            "unused_for",
+            "No use was recorded for so many days; younger keys are left out.",
+            _days,
+            _unused,
+            {"type": "integer", "minimum": 1, "maximum": 3650},
+        ),
+        Filter(
+            "tag",
+            "Has the tag: its name, or name=value. Repeated: all of them.",
+            _tag,
+            _tagged,
+            {"type": "string", "minLength": 1, "maxLength": 400},
+            many=True,
+            example="team=payments",
+        ),
     ),
 )
 KEY: dict[str, Any] = {

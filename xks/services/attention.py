@@ -57,7 +57,7 @@ def unused_items(actor: Actor, vault: Vault, now: datetime) -> Iterator[Item]:
         target_name=examples[0].name if single else "",
         count=found.count,
         examples=examples,
-        list_query="state=ENABLED",
+        list_query="state=ENABLED&unused_for=90",
     )
 
 

@@ -61,10 +61,17 @@ def test_filters(cast: Cast, api: ApiClient) -> None:
     apple, pear = new_key(owner, key_set, "apple"), new_key(owner, other, "pear", region="us-east-1")
     now = timezone.now()
     CloudKey.objects.filter(pk=apple.pk).update(
-        state="DISABLED", blocked=True, kms_key_id="12ab", next_rotation_at=now - timedelta(days=1)
+        state="DISABLED",
+        blocked=True,
+        kms_key_id="12ab",
+        next_rotation_at=now - timedelta(days=1),
+        tags={"team": "pay", "1": "a=b"},
     )
     CloudKey.objects.filter(pk=pear.pk).update(
-        expires_at=now + timedelta(days=1), retired_at=now, next_rotation_at=now - timedelta(days=1)
+        expires_at=now + timedelta(days=1),
+        retired_at=now,
+        next_rotation_at=now - timedelta(days=1),
+        tags={"team": "card", "note": ""},
     )
     expected: list[tuple[dict[str, Any], list[str]]] = [
         ({}, ["apple", "pear"]),
@@ -88,6 +95,17 @@ def test_filters(cast: Cast, api: ApiClient) -> None:
         ({"rotation_overdue": "false"}, []),
         ({"retired": "true"}, ["pear"]),
         ({"retired": "false"}, ["apple"]),
+        ({"due": "overdue"}, ["pear"]),
+        ({"due": "rotates-7"}, ["pear"]),
+        ({"due": "expires-30"}, ["pear"]),
+        ({"due": ["overdue", "expires-90"]}, ["pear"]),
+        ({"tag": "team"}, ["apple", "pear"]),
+        ({"tag": "team=pay"}, ["apple"]),
+        ({"tag": ["team", "1=a=b"]}, ["apple"]),
+        ({"tag": "1"}, ["apple"]),
+        ({"tag": "tea"}, []),
+        ({"tag": "note="}, ["pear"]),
+        ({"unused_for": "90"}, []),
     ]
     for query, wanted in expected:
         assert names(api, **query) == wanted, query
@@ -106,6 +124,11 @@ def test_filters(cast: Cast, api: ApiClient) -> None:
         ({"cursor": "made-up"}, "cursor"),
         ({"expires_before": "tomorrow"}, "expires_before"),
         ({"search": ""}, "search"),
+        ({"due": "soon"}, "due"),
+        ({"unused_for": "0"}, "unused_for"),
+        ({"unused_for": "x"}, "unused_for"),
+        ({"tag": 'a"b'}, "tag"),
+        ({"tag": "=b"}, "tag"),
         ({"search": "a\x00"}, "search"),
         ({"vault": "x"}, "vault"),
     ],
