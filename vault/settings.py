@@ -279,6 +279,8 @@ SPECTACULAR_SETTINGS = {
         "StoreLinkStateEnum": "cloudkeys.models.stores.AwsStoreLink.State",
         "CredentialStateEnum": "cloudkeys.models.stores.XksCredential.State",
         "OperationStateEnum": "cloudkeys.models.operations.Operation.State",
+        "RuleFindingSeverityEnum": ["DANGER", "WARNING", "NOTE"],
+        "DoctorSeverityEnum": "xks.doctor_findings.Severity",
         "StepStateEnum": ["PENDING", "RUNNING", "WAITING", "DONE", "FAILED", "UNDOING", "UNDONE"],
     },
 }
