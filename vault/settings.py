@@ -280,7 +280,7 @@ SPECTACULAR_SETTINGS = {
         "CredentialStateEnum": "cloudkeys.models.stores.XksCredential.State",
         "OperationStateEnum": "cloudkeys.models.operations.Operation.State",
         "RuleFindingSeverityEnum": ["DANGER", "WARNING", "NOTE"],
-        "DoctorSeverityEnum": "xks.doctor_findings.Severity",
+        "DoctorSeverityEnum": ["ok", "info", "warn", "error"],
         "StepStateEnum": ["PENDING", "RUNNING", "WAITING", "DONE", "FAILED", "UNDOING", "UNDONE"],
     },
 }

@@ -301,6 +301,8 @@ CLOUDKEYS_ROWS = [
     Row("GET", KEY_AT, 200, 200, 200, 404, 404, at=_key),
     Row("PATCH", KEY_AT, 200, 200, 403, 404, 404, at=_key, if_match=True, body=_renamed),
     Row("GET", KEY_AT + "/versions", 200, 200, 200, 404, 404, at=_key),
+    Row("GET", KEY_AT + "/timeline", 200, 200, 200, 404, 404, at=_key),
+    Row("GET", KEY_AT + "/policy", 200, 200, 200, 404, 404, at=_key),
     Row("GET", KEY_AT + "/create-key-step", 200, 200, 200, 404, 404, at=_key),
     Row("POST", KEY_AT + "/disable", 200, 200, 403, 404, 404, at=_key, body=_nothing),
     Row("POST", KEY_AT + "/enable", 200, 200, 403, 404, 404, at=_key_that(_disable), body=_nothing),
