@@ -99,8 +99,17 @@ def stop_node(running: Running, seen: Observed) -> None:
     """A node stopped in good order and started again."""
     node = running.cluster.nodes[0]
     with fault(running, seen):
-        node.stop()
-        node.start()
+        _replace(running, node)
+
+
+def _replace(running: Running, node: XksNode) -> None:
+    """Drain a node at the balancer, stop it, start it again: docs/haproxy.md, "Drain a node"."""
+    running.cluster.balancer.tell(f"set server keystead/{node.name} state drain")
+    pause(2.0)
+    node.stop()
+    node.start()
+    running.cluster.wait_serving()
+    running.cluster.balancer.tell(f"set server keystead/{node.name} state ready")
 
 
 def freeze_node(running: Running, seen: Observed) -> None:
@@ -187,10 +196,9 @@ def upgrade(running: Running, seen: Observed) -> None:
     """Both nodes and both web pairs replaced, one after another."""
     with fault(running, seen):
         for node in running.cluster.nodes:
-            node.stop()
-            node.start()
+            _replace(running, node)
             running.cluster.wait_serving()
-            pause(1.0)
+            pause(3.0)  # until the balancer trusts it again
         for pair in running.cluster.pairs:
             pair.stop()
             pair.start()

@@ -8,12 +8,13 @@ import pwd
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import ClassVar
 
-from tests.vault.serving import free_ports, wait_for
+from tests.vault.serving import descendants, free_ports, wait_for
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -114,8 +115,9 @@ class Broker(Server):
 class Balancer:
     """HAProxy with a configuration of ours, and its admin socket."""
 
-    def __init__(self, folder: Path, configuration: str) -> None:
+    def __init__(self, folder: Path, configuration: str, environ: dict[str, str]) -> None:
         self.folder = folder
+        self.environ = environ
         self.file = folder / "haproxy.cfg"
         self.file.write_text(configuration)
         self.process: subprocess.Popen[bytes] | None = None
@@ -125,16 +127,35 @@ class Balancer:
         program = shutil.which("haproxy") or "/usr/sbin/haproxy"
         with (self.folder / "haproxy.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [program, "-W", "-db", "-f", str(self.file)], stdout=log, stderr=log, cwd=self.folder
+                [program, "-W", "-db", "-f", str(self.file)],
+                env=self.environ,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
             )
         if not wait_for(lambda: _listens(port), 15):
             raise AssertionError(f"HAProxy did not start: {(self.folder / 'haproxy.log').read_text()[-800:]}")
 
+    def tell(self, command: str) -> None:
+        """Send a command to the admin socket, as an operator does."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(5)
+            connection.connect(f"{self.environ['KEYSTEAD_FRONT_RUN']}/admin.sock")
+            connection.sendall(command.encode() + b"\n")
+            said = connection.recv(4096).decode().strip()
+        if said:
+            raise AssertionError(f"HAProxy: {said}")
+
     def stop(self) -> None:
-        """End it."""
+        """End it, without waiting for connections."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
-            self.process.wait(10)
+            try:
+                self.process.wait(3)
+            except subprocess.TimeoutExpired:
+                for pid in (*descendants(self.process.pid), self.process.pid):
+                    os.kill(pid, signal.SIGKILL)
+                self.process.wait()
 
 
 def _listens(port: int) -> bool:

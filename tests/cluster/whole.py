@@ -139,6 +139,8 @@ def start() -> Cluster:
         "KEYSTEAD_ADMIN_EMAIL": ADMIN,
         "KEYSTEAD_ADMIN_PASSWORD": password,
         "KEYSTEAD_LOG_FORMAT": "console",
+        "KEYSTEAD_METRICS_PORT": "0",
+        "KEYSTEAD_XKS_FRONTS": "127.0.0.1",
     }
     own = {"KEYSTEAD_XKS_TLS_CERT": str(files.certificate), "KEYSTEAD_XKS_TLS_KEY": str(files.key)}
     at_node = {**settings, **own}
@@ -158,7 +160,7 @@ def start() -> Cluster:
         shutil.copytree(tls, data / "tls")
     cluster = Cluster(
         folder, database, broker, nodes, pairs, simulator,
-        Balancer(below, _configuration(folder, xks_port, web_port, nodes, pairs, files)),
+        Balancer(below, _configuration(web_port, nodes, pairs), _front(folder, xks_port, nodes, files)),
         xks_port, web_port, files.ca, password,
     )  # fmt: skip
     try:
@@ -228,46 +230,46 @@ def _populate(cluster: Cluster) -> None:
         cluster.keys.append(one["cloud_key"])
 
 
-def _configuration(
-    folder: Path, xks_port: int, web_port: int, nodes: list[XksNode], pairs: list[WebPair], files: Any
-) -> str:
-    """Return HAProxy's configuration: the XKS front ends TLS and asks each node's /ping twice a second."""
-    pem = folder / "front.pem"
+def _front(folder: Path, xks_port: int, nodes: list[XksNode], files: Any) -> dict[str, str]:
+    """Lay out what deploy/haproxy/haproxy.cfg wants beside it, and return its environment."""
+    place = folder / "front"
+    place.mkdir(mode=0o700)
+    pem = place / "xks.pem"
     pem.touch(mode=0o600)
     pem.write_bytes(files.certificate.read_bytes() + files.key.read_bytes())
-    servers = "\n".join(
-        f"    server {node.name} 127.0.0.1:{node.port} ssl verify required ca-file {files.ca} sni str({HOST}) check-sni {HOST}"
-        for node in nodes
+    for name in ("client-roots.pem", "keystead-ca.pem"):
+        shutil.copy(files.ca, place / name)
+    (place / "balancers.lst").touch()
+    return {
+        "PATH": os.environ["PATH"],
+        "KEYSTEAD_FRONT_BIND": f"127.0.0.1:{xks_port}",
+        "KEYSTEAD_FRONT_DIR": str(place),
+        "KEYSTEAD_FRONT_RUN": str(place),
+        "KEYSTEAD_FRONT_VERIFY": "none",
+        "KEYSTEAD_NODE": f"127.0.0.1:{nodes[0].port}",
+    }
+
+
+def _configuration(web_port: int, nodes: list[XksNode], pairs: list[WebPair]) -> str:
+    """Return HAProxy's configuration: the one that is supplied, one node more, and the web beside it."""
+    supplied = (ROOT / "deploy/haproxy/haproxy.cfg").read_text()
+    line = '    server node-1 "${KEYSTEAD_NODE}"'
+    if supplied.count(line) != 1:
+        raise AssertionError("deploy/haproxy/haproxy.cfg has another server line than this run knows")
+    second = f"    server {nodes[1].name} 127.0.0.1:{nodes[1].port}"
+    xks = supplied.replace(line, f"{line.replace('node-1', nodes[0].name)}\n{second}")
+    webs = "\n".join(
+        f"    server {pair.name} 127.0.0.1:{pair.port} check inter 500ms fall 2 rise 1" for pair in pairs
     )
-    webs = "\n".join(f"    server {pair.name} 127.0.0.1:{pair.port}" for pair in pairs)
-    return f"""
-global
-    maxconn 4000
-defaults
-    mode http
-    timeout connect 50ms
-    timeout client 65s
-    timeout server 240ms
-    timeout http-request 2s
-    timeout check 400ms
-    default-server check inter 500ms fall 2 rise 1
-    option redispatch 1
-    retries 2
-    retry-on conn-failure
-frontend xks
-    bind 127.0.0.1:{xks_port} ssl crt {pem} alpn h2,http/1.1 ssl-min-ver TLSv1.2
-    default_backend nodes
-backend nodes
-    balance leastconn
-    http-reuse always
-    option httpchk GET /ping
-{servers}
+    return f"""{xks}
 frontend web
     bind 127.0.0.1:{web_port}
-    timeout server 30s
     default_backend webs
 backend webs
     timeout server 30s
+    retries 2
+    retry-on conn-failure
+    option redispatch 1
     option httpchk
     http-check send meth GET uri /healthz ver HTTP/1.1 hdr Host localhost
 {webs}

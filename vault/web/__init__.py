@@ -1,7 +1,7 @@
 """Pages: how to make one. The worked example is vault/web/vaults.py with templates/vault/vaults/; every part stands on /styleguide/.
 
 Views are functions in <room>/web/<subject>.py, listed in <room>/web/urls.py, with templates in templates/<room>/<subject>/. They
-are thin: ask the actor, call the service that REST calls, render. docs/decisions/0007-web-pages.md says why it is so.
+are thin: ask the actor, call the service that REST calls, render. docs/decisions/0008-web-pages.md says why it is so.
 
 Addresses: /v/<uuid:vault_id>/... for a vault, /appliance/... for the installation. The URL names that the frame links to:
 overview, cloud-keys, cloud-key (key_id), key-sets, key-set (key_set_id), csp-accounts, csp-account (account_id), xks-stores,

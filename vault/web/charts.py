@@ -166,20 +166,28 @@ def _svg(parts: Iterable[SafeString], words: str) -> SafeString:
 
 @dataclass(frozen=True)
 class Due:
-    """What falls on one day of a calendar strip."""
+    """What falls on one day of a calendar strip. `count` where the words sum up more things than there are words."""
 
     day: date
     words: tuple[str, ...]
+    count: int = 0
+
+    @property
+    def things(self) -> int:
+        """How many things fall due."""
+        return self.count or len(self.words)
 
 
 def calendar(title: str, days: Sequence[date], due: Iterable[Due]) -> SafeString:
     """A strip of days, darker where more falls due; the table behind lists what."""
+    due = list(due)
     by_day = {entry.day: entry.words for entry in due}
+    things = {entry.day: entry.things for entry in due}
     step = _W / max(len(days), 1)
     parts: list[SafeString] = []
     for i, day in enumerate(days):
         words = by_day.get(day, ())
-        shade = min(len(words), 3)
+        shade = min(things.get(day, 0), 3)
         parts.append(
             format_html(
                 '<rect class="cell{}" x="{}" y="4" width="{}" height="32" rx="2"><title>{}: {}</title></rect>',
@@ -190,8 +198,8 @@ def calendar(title: str, days: Sequence[date], due: Iterable[Due]) -> SafeString
                 ", ".join(words[:12]) or "nothing due",
             )
         )
-    count = sum(len(words) for words in by_day.values())
-    told = f"{title}: {count} in {len(days)} days."
+    count = sum(things.values())
+    told = f"{title}: {count:,} in {len(days)} days."
     svg = format_html(
         '<svg viewBox="0 0 {} 40" width="{}" height="40" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>',
         f"{_W:.0f}",
