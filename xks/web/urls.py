@@ -2,8 +2,9 @@
 
 from django.urls import path
 
-from xks.web import palette
+from xks.web import palette, store_urls
 
 urlpatterns = [
     path("palette/", palette.palette, name="palette"),
+    *store_urls.urlpatterns,
 ]
