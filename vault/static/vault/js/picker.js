@@ -37,7 +37,12 @@ function arm(picker) {
   picker.addEventListener("focusout", (event) => { if (!picker.contains(event.relatedTarget)) close(); });
 }
 document.addEventListener("click", (event) => {
-  if (event.target.closest("[data-unpick]")) event.target.closest(".chip").remove();
+  const unpick = event.target.closest("[data-unpick]");
+  if (!unpick) return;
+  const picker = unpick.closest("[data-picker]");
+  unpick.closest(".chip").remove();
+  picker?.querySelector("[data-picker-search]")?.focus();
+  picker?.dispatchEvent(new Event("change", { bubbles: true }));
 });
 document.querySelectorAll("[data-picker]").forEach(arm);
 document.addEventListener("htmx:load", (event) => { if (event.detail.elt.matches?.("[data-picker]")) arm(event.detail.elt); event.detail.elt.querySelectorAll?.("[data-picker]").forEach(arm); });

@@ -1,0 +1,224 @@
+"""The list of cloud keys, good for a hundred thousand of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from django.http import HttpResponse, QueryDict
+from django.urls import reverse
+from django.utils import timezone
+
+from cloudkeys.api.key_shapes import DUE, KEYS
+from cloudkeys.models import CloudKey, CspAccount, KeySet, XksKeyStore
+from cloudkeys.services import uses
+from cloudkeys.services.trial import simulator_offered
+from vault.models import SavedView, Vault
+from vault.permissions import Permission
+from vault.web.frame import Can, can, vault_page
+from vault.web.lists import Column, FilterMenu, ListPage, filled, list_page, read_list
+from vault.web.palette import maybe_url
+from vault.web.saved_views import views_of
+
+VIEW = Permission.CLOUD_KEYS_VIEW
+MOST_OPTIONS = 100
+COLUMNS = (
+    Column("name", "Name", ordering="name", always=True),
+    Column("state", "State", ordering="state"),
+    Column("pointer", "KMS key", shown=False),
+    Column("key_set", "Key set"),
+    Column("account", "CSP account", shown=False),
+    Column("region", "Region"),
+    Column("last_used", "Last used"),
+    Column("rotation", "Next rotation", ordering="next_rotation_at"),
+    Column("expires", "Expires", ordering="expires_at", shown=False),
+    Column("version", "Version", num=True),
+    Column("tags", "Tags", shown=False),
+    Column("created", "Created", ordering="created_at", shown=False),
+    Column("external_id", "External key id", shown=False),
+    Column("arn", "KMS key ARN", shown=False),
+)
+HELP = {
+    "title": "What a cloud key is",
+    "words": (
+        (
+            "A key with its versions. It stays in Keystead; AWS KMS holds a KMS key that points to it, with an alias of the same "
+            "name, and calls Keystead for every use."
+        ),
+        (
+            "Disabling refuses every new use at once, on every node. Services that already hold a data key in memory go on until "
+            "they next ask."
+        ),
+        (
+            "Search takes a part of the name, or a whole external key id, KMS key id or ARN. Every filter stands in the address, "
+            "so that it can be sent to a colleague or saved as a view."
+        ),
+    ),
+    "links": (
+        ("Kill switch with proof", "kill-switch"),
+        ("Who may do what", "permissions"),
+        ("API and command line", "api"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class BulkAct:
+    """A button of the bar under a selection."""
+
+    name: str
+    label: str
+    icon: str
+    permission: Permission
+    style: str = ""
+    more: bool = False
+
+
+ACTS = (
+    BulkAct("enable", "Enable", "play", Permission.CLOUD_KEYS_ENABLE),
+    BulkAct("disable", "Disable", "circle-pause", Permission.CLOUD_KEYS_DISABLE, "danger"),
+    BulkAct("rotate", "Rotate", "rotate-cw", Permission.CLOUD_KEYS_ROTATE),
+    BulkAct("schedule", "Schedule", "calendar-clock", Permission.CLOUD_KEYS_UPDATE),
+    BulkAct("tag", "Tag", "tag", Permission.CLOUD_KEYS_UPDATE),
+    BulkAct("block", "Block", "ban", Permission.CLOUD_KEYS_BLOCK, "danger", more=True),
+    BulkAct("unblock", "Unblock", "play", Permission.CLOUD_KEYS_UNBLOCK, more=True),
+)
+
+
+@vault_page(VIEW, methods=("GET", "HEAD"))
+def key_list(request: Any, vault: Vault) -> HttpResponse:
+    """GET /v/<id>/cloud-keys/"""
+    rows = request.actor.visible(CloudKey).filter(vault=vault)
+    given = filled(request.GET)
+    if "kind" not in given:
+        rows = rows.filter(kind=CloudKey.Kind.USER)
+    acts = [
+        {
+            "act": act,
+            "url": reverse("cloud-keys-bulk", args=[vault.pk, act.name]),
+            "can": can(request.actor, act.permission, vault),
+        }
+        for act in ACTS
+    ]
+    found = read_list(
+        request,
+        rows,
+        KEYS,
+        COLUMNS,
+        id="cloud-keys",
+        row_template="cloudkeys/cloud_keys/row.html",
+        menus=_menus(request, vault, given, rows),
+        search_words="Search name, id or ARN",
+        selectable=any(act["can"] for act in acts),
+        acts=acts,
+        bulk_template="cloudkeys/cloud_keys/bulk_bar.html",
+        tools_template="cloudkeys/cloud_keys/tools.html",
+        filters_template="cloudkeys/cloud_keys/more_filters.html",
+        empty_template="cloudkeys/cloud_keys/empty.html",
+    )
+    _dress(found)
+    found.extra |= {
+        "views": views_of(request, vault, SavedView.Page.CLOUD_KEYS, found.query, found.shown),
+        "exports": _exports(vault, given),
+        "tags": given.getlist("tag"),
+        "more": [menu for menu in _more_menus() if menu is not None],
+        "more_chosen": {name: given.getlist(name) for name in ("pointer_state", "blocked", "retired")},
+    }
+    if not found.rows and not found.is_filtered:
+        found.extra["start"] = _start(request, vault)
+    if any(row.pointer_state == CloudKey.PointerState.PENDING for row in found.rows):
+        # The colleague's keys that are just being made become linked while one looks.
+        found.extra["live_url"] = request.get_full_path()
+    creating = can(request.actor, Permission.CLOUD_KEYS_CREATE, vault)
+    return list_page(request, "cloudkeys/cloud_keys/list.html", found, {"help": HELP, "can_create": creating})
+
+
+def _dress(found: ListPage) -> None:
+    """What a row shows beyond its columns: words of its state, when it was used, what is late."""
+    now = timezone.now()
+    used = uses.reader().last_used([row.pk for row in found.rows]) if "last_used" in found.shown else {}
+    for row in found.rows:
+        row.last_used_at = used.get(row.pk)
+        row.shown_state = "BLOCKED" if row.blocked and row.state == CloudKey.State.ENABLED else row.state
+        row.state_words = ""
+        if row.state == CloudKey.State.PENDING_DELETION and row.delete_after is not None:
+            days = max(0, (row.delete_after - now).days)
+            row.state_words = f"Deletes in {days} day{'' if days == 1 else 's'}" if days else "Deletes today"
+        row.is_late = (
+            row.state == CloudKey.State.ENABLED
+            and row.next_rotation_at is not None
+            and row.next_rotation_at <= now
+        )
+        row.pointer_shown = (
+            row.pointer_state in ("PENDING", "FAILED", "GONE") and "pointer" not in found.shown
+        )
+
+
+def _menus(request: Any, vault: Vault, given: QueryDict, rows: Any) -> Iterable[FilterMenu]:
+    yield FilterMenu("state", "State", tuple((str(v), str(label)) for v, label in CloudKey.State.choices))
+    for name, label, model in (("key_set", "Key set", KeySet), ("csp_account", "Account", CspAccount)):
+        mine = model._default_manager.filter(vault=vault).order_by("name")
+        options = [(str(pk), text) for pk, text in mine.values_list("pk", "name")[:MOST_OPTIONS]]
+        if len(options) > 1 or name in given:
+            yield FilterMenu(name, label, tuple(options))
+    regions = rows.order_by().values_list("region", flat=True).distinct()[:MOST_OPTIONS]
+    found = sorted(region for region in regions if region)
+    if len(found) > 1 or "region" in given:
+        yield FilterMenu("region", "Region", tuple((region, region) for region in found), many=False)
+    yield FilterMenu("due", "Due", tuple(DUE.items()))
+    yield FilterMenu(
+        "unused_for",
+        "Unused",
+        (("30", "No use for 30 days"), ("90", "No use for 90 days"), ("365", "No use for a year")),
+        many=False,
+    )
+
+
+def _more_menus() -> tuple[FilterMenu, ...]:
+    return (
+        FilterMenu(
+            "pointer_state",
+            "KMS key in AWS",
+            tuple((str(v), str(label)) for v, label in CloudKey.PointerState.choices),
+        ),
+        FilterMenu("blocked", "Blocked", (("true", "Blocked"), ("false", "Not blocked")), many=False),
+        FilterMenu("retired", "Retired to decrypt-only", (("true", "Yes"), ("false", "No")), many=False),
+    )
+
+
+def _exports(vault: Vault, given: QueryDict) -> list[tuple[str, str]]:
+    """What is filtered, through the API's own address: a session may read it too."""
+    names = {spec.name for spec in KEYS.filters}
+    pairs = [(name, value) for name, values in given.lists() if name in names for value in values]
+    return [
+        (label, "/api/v1/cloud-keys/export?" + urlencode([("vault", str(vault.pk)), ("as", form), *pairs]))
+        for label, form in (("CSV, for spreadsheets", "csv"), ("JSON lines", "jsonl"))
+    ]
+
+
+def _start(request: Any, vault: Vault) -> dict[str, Any]:
+    """What is to be done before there can be keys, and the way there."""
+    actor = request.actor
+    if not CspAccount.objects.filter(vault=vault).exists():
+        step = "account"
+    elif not XksKeyStore.objects.filter(vault=vault).exists():
+        step = "key_set"
+    else:
+        step = "key"
+    allowed: dict[str, Can] = {
+        "account": can(actor, Permission.CSP_ACCOUNTS_MANAGE, vault),
+        "key_set": can(actor, Permission.KEY_SETS_MANAGE, vault),
+        "key": can(actor, Permission.CLOUD_KEYS_CREATE, vault),
+    }
+    return {
+        "step": step,
+        "can": allowed[step],
+        "simulator": simulator_offered(),
+        "try_url": maybe_url("csp-account-try", vault_id=vault.pk),
+        "account_url": maybe_url("csp-account-new", vault_id=vault.pk)
+        or maybe_url("csp-accounts", vault_id=vault.pk),
+        "key_set_url": maybe_url("key-set-new", vault_id=vault.pk)
+        or maybe_url("key-sets", vault_id=vault.pk),
+    }
