@@ -30,6 +30,12 @@ make_file secret_key "$(random)$(random)"
 [ -e "$folder/root.key" ] || head -c 32 /dev/urandom >"$folder/root.key"
 certificate web "${KEYSTEAD_WEB_HOST:-localhost}"
 certificate xks "${KEYSTEAD_XKS_HOST:-xks.keystead.test}"
+# Between the front and the nodes; the front accepts this one certificate and no other.
+certificate node xks.keystead.test
+[ -e "$folder/front.pem" ] || cat "$folder/xks.pem" "$folder/xks-key.pem" >"$folder/front.pem"
+# For KEYSTEAD_FRONT_VERIFY=required put the Amazon Trust Services roots here; until then nobody's certificate would do.
+[ -e "$folder/client-roots.pem" ] || cat "$folder/xks.pem" >"$folder/client-roots.pem"
+[ -e "$folder/balancers.lst" ] || : >"$folder/balancers.lst"
 
 # The folder keeps everybody else on this machine out; the modes are for the users inside the containers.
 chmod 0440 "$folder"/*

@@ -7,6 +7,7 @@ schema cannot say (names that lead nowhere, settings that contradict each other)
 import copy
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def validate(path: Path) -> subprocess.CompletedProcess[str]:
 def faults(document: dict[str, Any]) -> list[str]:
     """Return every name in the file that leads nowhere, and what is defined and not used."""
     found = []
-    used: dict[str, set[str]] = {"secrets": set(), "networks": set(), "volumes": set()}
+    used: dict[str, set[str]] = {"secrets": set(), "networks": set(), "volumes": set(), "configs": set()}
     for name, service in document["services"].items():
         for other, how in service.get("depends_on", {}).items():
             target = document["services"].get(other)
@@ -65,6 +66,7 @@ def faults(document: dict[str, Any]) -> list[str]:
                 found.append(f"{name} waits for the health of {other}, which has no check")
         used["secrets"] |= set(service.get("secrets", []))
         used["networks"] |= set(service.get("networks", []))
+        used["configs"] |= {config["source"] for config in service.get("configs", [])}
         used["volumes"] |= {volume.partition(":")[0] for volume in service.get("volumes", [])}
         given = {f"/run/secrets/{secret}" for secret in service.get("secrets", [])}
         values = [*(service.get("environment") or {}).values(), *service.get("entrypoint", [])]
@@ -110,7 +112,8 @@ def test_every_name_leads_somewhere(document):
     ("change", "fault"),
     [
         (lambda d: d["services"]["web"]["secrets"].remove("web_key"), "web names /run/secrets/web_key"),
-        (lambda d: d["secrets"].pop("xks_key"), "xks_key is used and not defined"),
+        (lambda d: d["secrets"].pop("node_key"), "node_key is used and not defined"),
+        (lambda d: d["configs"].pop("haproxy_cfg"), "haproxy_cfg is used and not defined"),
         (lambda d: d["services"]["web"]["networks"].append("dmz"), "dmz is used and not defined"),
         (lambda d: d["volumes"].update(old={}), "old is defined in volumes and not used"),
         (lambda d: d["services"].pop("redis"), "depends on redis"),
@@ -161,8 +164,39 @@ def test_least_privilege(document):
         assert service["user"] == "10001:10001", name
         assert service["ulimits"]["core"] == 0, name
     published = {name for name, service in document["services"].items() if "ports" in service}
-    assert published == {"web", "xks"}
+    assert published == {"web", "front"}
     assert document["networks"]["inside"]["internal"] is True
+
+
+def test_the_front_takes_the_configuration_with_the_made_secrets(document, secrets_folder, tmp_path):
+    program = shutil.which("haproxy") or "/usr/sbin/haproxy"
+    if not Path(program).exists():
+        pytest.skip("HAProxy is not installed")
+    front = document["services"]["front"]
+    beside = tmp_path / "run"
+    beside.mkdir()
+    for name in front["secrets"]:
+        shutil.copy(secrets_folder / Path(document["secrets"][name]["file"]).name, beside / name)
+    environ = {name: str(value) for name, value in front["environment"].items()}
+    environ |= {
+        "KEYSTEAD_FRONT_DIR": str(beside),
+        "KEYSTEAD_FRONT_RUN": str(beside),
+        "KEYSTEAD_NODE": "127.0.0.1:8443",
+    }
+    (config,) = front["configs"]
+    file = ROOT / document["configs"][config["source"]]["file"]
+    for verify in ("none", "required"):
+        done = subprocess.run(
+            [program, "-c", "-f", str(file)],
+            env={**environ, "KEYSTEAD_FRONT_VERIFY": verify}, capture_output=True, text=True,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_front_is_known_to_the_nodes_by_its_network(document):
+    network = document["networks"]["edge"]["ipam"]["config"][0]["subnet"]
+    assert document["services"]["xks"]["environment"]["KEYSTEAD_XKS_FRONTS"] == network
+    assert "edge" in document["services"]["front"]["networks"]
 
 
 def test_what_lasts_has_a_health_check(document):
@@ -188,9 +222,11 @@ def test_no_secret_stands_in_the_file(document):
 
 
 def test_the_data_plane_has_neither_database_nor_root_key(document):
-    xks = document["services"]["xks"]
-    assert set(xks["secrets"]) == {"xks_cert", "xks_key"}
-    assert "inside" not in xks["networks"]
+    xks, front = document["services"]["xks"], document["services"]["front"]
+    assert set(xks["secrets"]) == {"node_cert", "node_key"}
+    assert xks["networks"] == ["edge"]
+    assert "inside" not in front["networks"]
+    assert not set(front["secrets"]) & {"database_url", "redis_url", "secret_key", "root_key"}
     assert not {"KEYSTEAD_DATABASE_URL_FILE", "KEYSTEAD_ROOT_KEY_FILE", "KEYSTEAD_SECRET_KEY_FILE"} & set(
         xks["environment"]
     )
