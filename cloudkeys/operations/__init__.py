@@ -8,8 +8,16 @@ from cloudkeys.operations.kinds import KINDS
 from cloudkeys.operations.requests import (
     cancel_operation,
     cancel_superseded,
+    require_manage,
     retry_operation,
     start_operation,
 )
 
-__all__ = ["KINDS", "cancel_operation", "cancel_superseded", "retry_operation", "start_operation"]
+__all__ = [
+    "KINDS",
+    "cancel_operation",
+    "cancel_superseded",
+    "require_manage",
+    "retry_operation",
+    "start_operation",
+]

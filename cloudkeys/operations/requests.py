@@ -182,6 +182,12 @@ def cancel_superseded(target: models.Model, *kinds: str) -> None:
         _request_cancel(other)
 
 
+def require_manage(actor: Actor, row: Operation) -> None:
+    """What retrying or cancelling `row` needs, for pages that show a button. Raises NotFound, PermissionDenied."""
+    actor.require(Permission.OPERATIONS_MANAGE, row)
+    _require_on_target(actor, row)
+
+
 def _require_on_target(actor: Actor, row: Operation) -> models.Model | None:
     """The target; nobody gets by a retry or a cancel what they could not ask for themselves (role, group)."""
     declared = KINDS[row.kind]

@@ -18,7 +18,7 @@ from cloudkeys.services.rows import require_live_vault
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
-from vault.errors import DomainError, ValidationFailed
+from vault.errors import Conflict, DomainError, ValidationFailed
 from vault.models import Vault
 from vault.permissions import Permission
 
@@ -269,3 +269,32 @@ def _check_row(
     except DomainError as error:
         return RowOutcome(number, name, False, error.field, error.message, error.cure)
     return RowOutcome(number, name, True)
+
+
+def retry_refused(actor: Actor, operation_id: UUID) -> Operation:
+    """Begin anew, as work of one's own, what a finished bulk operation was refused: the same act on those keys, or those rows.
+
+    Each key is authorised when its turn comes, as the one who retries. Raises Conflict when nothing was refused or it still
+    runs, ValidationFailed when a key is gone meanwhile, PermissionDenied, NotFound.
+    """
+    before: Operation = actor.fetch(Operation, operation_id, Permission.OPERATIONS_MANAGE)
+    if before.kind not in ("cloud_keys.bulk", "cloud_keys.csv_create"):
+        raise Conflict("This operation is not one on many keys.", cure="Retry it as a whole.")
+    if before.state in Operation.UNFINISHED:
+        raise Conflict(
+            "It is not over yet: more keys may be refused.", cure="Wait until it is done, or cancel it."
+        )
+    refused = list(before.result.get("failed", []))
+    if not refused:
+        raise Conflict("No key was refused.", cure="There is nothing to do again.")
+    if before.kind == "cloud_keys.csv_create":
+        rows = before.input.get("rows", [])
+        again = [rows[each["row"]] for each in refused]
+        return start_csv(actor, before.target_id, CheckedRows(rows=again))
+    return start_bulk(
+        actor,
+        before.vault,
+        str(before.input.get("action")),
+        [UUID(each["id"]) for each in refused],
+        dict(before.input.get("params") or {}),
+    )

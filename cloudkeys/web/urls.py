@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from cloudkeys.web import cloud_key_new, cloud_keys, key_bulk, vault_end
+from cloudkeys.web import cloud_key_new, cloud_keys, key_bulk, operations, vault_end
 
 _K = "v/<uuid:vault_id>/cloud-keys/"
 
@@ -18,4 +18,15 @@ urlpatterns = [
     path(f"{_K}bulk/<slug:verb>/<str:token>/", key_bulk.bulk_confirm, name="cloud-keys-bulk-confirm"),
     path(f"{_K}work/<uuid:operation_id>/", key_bulk.bulk_work, name="cloud-keys-work"),
     path("appliance/vaults/<uuid:vault_id>/destroy/", vault_end.vault_destroy, name="vault-destroy"),
+    path("v/<uuid:vault_id>/operations/", operations.operation_list, name="operations"),
+    path("v/<uuid:vault_id>/operations/<uuid:operation_id>/", operations.operation_detail, name="operation"),
+    *(
+        path(f"v/<uuid:vault_id>/operations/<uuid:operation_id>/{verb}/", view, name=f"operation-{verb}")
+        for verb, view in (
+            ("progress", operations.operation_progress),
+            ("retry", operations.operation_retry),
+            ("cancel", operations.operation_cancel),
+            ("retry-refused", operations.operation_retry_refused),
+        )
+    ),
 ]
