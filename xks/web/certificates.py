@@ -13,6 +13,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 
+from vault.errors import Conflict
 from vault.permissions import Permission
 from vault.secret import Secret
 from vault.web.forms import ConfirmForm, PageForm, confirm, submit
@@ -317,6 +318,11 @@ def certificate_detail(request: Any, certificate_id: UUID) -> HttpResponse:
 def certificate_activate(request: Any, certificate_id: UUID) -> HttpResponse:
     """GET, POST /appliance/certificates/<id>/activate/"""
     row = service.fetch_certificate(request.actor, certificate_id)
+    if row.not_after is None:
+        raise Conflict(
+            "This request has no signed chain yet, so there is nothing to serve.",
+            cure="Have a CA sign it and upload the chain.",
+        )
     form = ConfirmForm(request.POST or None, reason="", initial={"revision": row.revision})
     if request.method == "POST":
         served = submit(

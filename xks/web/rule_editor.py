@@ -30,6 +30,17 @@ LABELS: dict[str, tuple[str, str]] = {
     "key_tag": ("Tag of the CloudKey", "name the tag, and its values"),
     "time": ("Time", "MON-FRI 08:00-18:00 Europe/Berlin; daily 22:00-06:00 UTC"),
 }
+_SPOKEN: dict[str, str] = {
+    "principal": "the principal",
+    "account": "the account",
+    "role": "the role",
+    "service": "the calling service",
+    "kms_operation": "the KMS operation",
+    "source_vpc": "the VPC",
+    "source_vpce": "the VPC endpoint",
+    "kms_via_service": "the service that it comes through",
+    "time": "the time",
+}
 _NAME = re.compile(r"r-(\d{1,3})-(?:c-(\d{1,3})-)?(name|effect|field|negated|tag|values)")
 _PLACE = re.compile(r"rules\[(\d+)\](?:\.conditions\[(\d+)\])?(?:\.(\w+))?(?:\[(\d+)\])?")
 MOST = 200
@@ -132,7 +143,7 @@ def act(rows: list[RuleRow], what: str) -> None:
     """Do what a button of the editor says: add, add:1, remove:1, remove:1:0, up:1."""
     verb, *places = what.split(":")
     numbers = [int(place) for place in places if place.isascii() and place.isdigit() and len(place) < 4]
-    if verb == "add" and not numbers:
+    if verb == "add" and not places:
         rows.append(RuleRow(conditions=[ConditionRow()]))
     elif numbers and numbers[0] < len(rows):
         rule = rows[numbers[0]]
@@ -200,9 +211,9 @@ def words_of(rule: Mapping[str, Any]) -> str:
         return f"{verb} every request"
     told = []
     for item in conditions:
-        label = LABELS.get(item["field"], (item["field"], ""))[0]
+        label = _SPOKEN.get(item["field"], item["field"])
         if item.get("tag"):
-            label = f"tag {item['tag']}"
+            label = f"the key's tag {item['tag']}"
         told.append(
             f"{label} {'is not' if item.get('negated') else 'is'} {' or '.join(map(str, item['values']))}"
         )
