@@ -1,49 +1,85 @@
-"""What the command palette finds in this room: keys, key sets, accounts and stores of the present vault."""
+"""What the command palette finds in this room: any object of the present vault, and what can be done to it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
-from django.db.models import Q
-
-from cloudkeys.models import CloudKey, CspAccount, KeySet, XksKeyStore
+from cloudkeys.services.palette import Found, find_objects
+from cloudkeys.web.links import object_url
 from vault.actors import Actor
 from vault.models import Vault
 from vault.permissions import Permission
-from vault.web.frame import uuid_or_none
-from vault.web.palette import MOST, Hit, maybe_url
+from vault.web.palette import MOST, Hit, holds, maybe_url
+from vault.web.states import look
+
+GROUPS: dict[str, tuple[str, str, str]] = {
+    "cloud_key": ("Cloud keys", "key-round", "cloud_key"),
+    "key_set": ("Key sets", "layers", ""),
+    "csp_account": ("CSP accounts", "cloud", "account"),
+    "xks_store": ("External key stores", "plug", "store"),
+    "aws_store_link": ("External key stores", "plug", "link"),
+    "operation": ("Operations", "list-checks", "operation"),
+    "member": ("People", "user", ""),
+}
+# A verb before a key's name: the pages that do it, in the order of preference, and what it needs.
+KEY_ACTS: tuple[tuple[str, str, tuple[str, ...], Permission, tuple[str, ...]], ...] = (
+    ("Disable key", "circle-pause", ("cloud-key-disable",), Permission.CLOUD_KEYS_DISABLE, ("ENABLED",)),
+    ("Enable key", "play", ("cloud-key-enable",), Permission.CLOUD_KEYS_ENABLE, ("DISABLED",)),
+    ("Rotate key", "rotate-cw", ("cloud-key-rotate",), Permission.CLOUD_KEYS_ROTATE, ("ENABLED",)),
+    ("Block key", "ban", ("cloud-key-block",), Permission.CLOUD_KEYS_BLOCK, ("ENABLED", "DISABLED")),
+)
+MAKING: tuple[tuple[str, str, tuple[str, ...], Permission], ...] = (
+    ("Create key", "plus", ("cloud-key-create", "cloud-key-new"), Permission.CLOUD_KEYS_CREATE),
+    ("Create key set", "plus", ("key-set-create", "key-set-new"), Permission.KEY_SETS_MANAGE),
+    ("Add CSP account", "plus", ("csp-account-new",), Permission.CSP_ACCOUNTS_MANAGE),
+    ("Show failed operations", "list-checks", ("operations",), Permission.OPERATIONS_VIEW),
+)
 
 
-def object_hits(actor: Actor, vault: Vault, text: str) -> Iterable[Hit]:
-    """By the beginning of a name (an index answers), by id, external key id, alias or ARN."""
-    found = uuid_or_none(text)
-    if actor.may(Permission.CLOUD_KEYS_VIEW, vault):
-        wanted = Q(name__istartswith=text)
-        if found is not None:
-            wanted |= Q(pk=found)
-        if text.startswith("arn:"):
-            wanted = Q(cloud_key_arn=text) if _has(CloudKey, "cloud_key_arn") else wanted
-        if _has(CloudKey, "external_key_id"):
-            wanted |= Q(external_key_id=text)
-        keys = actor.visible(CloudKey).filter(wanted, vault=vault).exclude(state=CloudKey.State.DESTROYED)
-        for key in keys.select_related("key_set").order_by("name")[:MOST]:
-            url = maybe_url("cloud-key", vault_id=vault.pk, key_id=key.pk)
-            yield Hit("Cloud keys", key.name, url, "key-round", key.key_set.name)
-    for model, permission, name, argument, icon, group in (
-        (KeySet, Permission.KEY_SETS_VIEW, "key-set", "key_set_id", "layers", "Key sets"),
-        (CspAccount, Permission.CSP_ACCOUNTS_VIEW, "csp-account", "account_id", "cloud", "CSP accounts"),
-    ):
-        if not actor.may(permission, vault):
+def object_hits(actor: Actor, vault: Vault, text: str) -> Iterator[Hit]:
+    """Objects by name, id, alias, ARN, access key id; and acts on keys, as in "disable payments"."""
+    for found in find_objects(actor, vault, text, MOST * 2):
+        hit = _hit(vault, found)
+        if hit is not None:
+            yield hit
+    yield from _key_acts(actor, vault, text)
+
+
+def making_hits(actor: Actor, vault: Vault, text: str) -> Iterator[Hit]:
+    """What can be made or opened in the vault, for this person."""
+    for label, icon, names, permission in MAKING:
+        if not holds(label, text) or not actor.may(permission, vault):
             continue
-        wanted = Q(name__icontains=text) | (Q(pk=found) if found is not None else Q())
-        for row in actor.visible(model).filter(wanted, vault=vault).order_by("name")[:MOST]:
-            yield Hit(group, row.name, maybe_url(name, vault_id=vault.pk, **{argument: row.pk}), icon)
-    if actor.may(Permission.XKS_STORES_VIEW, vault):
-        wanted = Q(key_set__name__icontains=text) | (Q(pk=found) if found is not None else Q())
-        for store in actor.visible(XksKeyStore).filter(wanted, vault=vault).select_related("key_set")[:MOST]:
-            url = maybe_url("xks-store", vault_id=vault.pk, store_id=store.pk)
-            yield Hit("External key stores", store.key_set.name, url, "plug")
+        url = next((url for name in names if (url := maybe_url(name, vault_id=vault.pk))), "")
+        if url:
+            yield Hit("Do", label, f"{url}?state=FAILED" if names == ("operations",) else url, icon)
 
 
-def _has(model: type, name: str) -> bool:
-    return any(field.name == name for field in model._meta.get_fields())  # type: ignore[attr-defined]
+def _hit(vault: Vault, found: Found) -> Hit | None:
+    group, icon, kind = GROUPS[found.type]
+    if found.type == "member":
+        url = maybe_url("people", vault_id=vault.pk)
+        return Hit(group, found.name or found.detail, url, icon, found.detail) if url else None
+    url = object_url(vault, found.type, found.id)
+    if not url:
+        return None
+    state = look(kind, found.state).word if kind and found.state else ""
+    return Hit(group, found.name, url, icon, " · ".join(part for part in (found.detail, state) if part))
+
+
+def _key_acts(actor: Actor, vault: Vault, text: str) -> Iterator[Hit]:
+    """As in "disable pay": the first word is the beginning of a verb, the rest names keys. One search, whatever the verbs."""
+    verb, _, name = text.partition(" ")
+    name = name.removeprefix("key ").strip()
+    acts = [act for act in KEY_ACTS if len(verb) >= 3 and act[0].lower().startswith(verb.lower())]
+    acts = [act for act in acts if actor.may(act[3], vault)]
+    if not acts or len(name) < 2:
+        return
+    for found in find_objects(actor, vault, name, MOST):
+        if found.type != "cloud_key":
+            continue
+        for label, icon, names, _, states in acts:
+            url = next((u for n in names if (u := maybe_url(n, vault_id=vault.pk, key_id=found.id))), "")
+            if url and found.state in states:
+                # The page asks, and says why not where the key's admin group is another.
+                yield Hit("Do", f"{label} {found.name}", url, icon, found.detail, dialog=True)

@@ -124,7 +124,9 @@ def lines(
             if value is None:
                 pen_down = False
                 continue
-            path.append(f"{'L' if pen_down else 'M'}{i * step:.1f} {_H - value / top * (_H - 6):.1f}")
+            at = f"{i * step:.1f} {_H - value / top * (_H - 6):.1f}"
+            # A value between two gaps is a dot: a line that goes nowhere, with round ends.
+            path.append(f"L{at}" if pen_down else f"M{at}L{at}")
             pen_down = True
         parts.append(format_html('<path class="line l{}" d="{}"/>', number, " ".join(path)))
     for i, place in enumerate(places):

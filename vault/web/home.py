@@ -11,6 +11,7 @@ from django.conf import settings
 from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
+from vault.actors import Actor
 from vault.models import Membership, Vault
 from vault.permissions import Permission
 from vault.services import users
@@ -24,22 +25,28 @@ DOCS = Path(settings.BASE_DIR) / "docs"
 
 @person_page
 def home(request: Any) -> HttpResponse:
-    """GET /: the last vault, else the first one, else the appliance's vaults."""
-    mine = list(
-        Membership.objects.filter(user=request.actor.user)
+    """GET /: the vault that this session was in last, else the only one, else a choice; without any, the appliance's vaults."""
+    mine = [
+        (membership, url)
+        for membership in Membership.objects.filter(user=request.actor.user)
         .exclude(vault__state=Vault.State.DESTROYED)
         .select_related("vault")
         .order_by("vault__name")
-    )
+        if (url := _first_page(request.actor, membership))
+    ]
     last = request.session.get(LAST_VAULT, "")
-    mine.sort(key=lambda membership: str(membership.vault_id) != last)
-    for membership in mine:
-        url = first_page(request.actor, membership.vault)
-        if url:
+    for membership, url in mine:
+        if len(mine) == 1 or str(membership.vault_id) == last:
             return HttpResponseRedirect(url)
-    if request.actor.is_appliance_admin:
+    if not mine and request.actor.is_appliance_admin:
         return HttpResponseRedirect(reverse("vaults"))
-    return page(request, "vault/home.html")
+    return page(request, "vault/home.html", {"mine": mine})
+
+
+def _first_page(actor: Actor, membership: Membership) -> str:
+    # What was read is not asked for again, vault by vault.
+    actor._memberships.setdefault(membership.vault_id, membership)
+    return first_page(actor, membership.vault)
 
 
 @vault_page(Permission.VAULT_VIEW)

@@ -38,6 +38,7 @@ IN_APPLIANCE: tuple[Entry, ...] = (
     Entry("Vaults", "vault", "vaults", Permission.APPLIANCE_MANAGE_VAULTS),
     Entry("Nodes", "server", "nodes", Permission.APPLIANCE_VIEW_NODES),
     Entry("Certificates", "badge-check", "certificates", Permission.APPLIANCE_VIEW_NODES),
+    Entry("Audit", "scroll-text", "appliance-audit", Permission.APPLIANCE_VIEW_AUDIT),
     Entry("System", "activity", "system", Permission.APPLIANCE_VIEW_NODES),
 )
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from itertools import groupby
 from typing import Any
+from urllib.parse import urlencode
 
 from django.http import HttpResponse
+from django.urls import reverse
 
-from cloudkeys.web.palette import object_hits
+from cloudkeys.web.palette import making_hits, object_hits
 from vault.models import Vault
 from vault.permissions import Permission
 from vault.web.frame import partial, person_page, uuid_or_none
-from vault.web.palette import Hit, page_hits, vault_hits
+from vault.web.palette import Hit, holds, maybe_url, page_hits, vault_hits
 
 _LONGEST = 300
-_ORDER = ("Cloud keys", "Key sets", "CSP accounts", "External key stores", "Vaults", "Go to", "Do")
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_ORDER = (
+    "Cloud keys",
+    "Key sets",
+    "CSP accounts",
+    "External key stores",
+    "Operations",
+    "People",
+    "Vaults",
+    "Go to",
+    "Do",
+)
 
 
 @person_page
@@ -24,11 +38,43 @@ def palette(request: Any) -> HttpResponse:
     vault = _vault(request)
     hits: list[Hit] = []
     if vault is not None and len(text) >= 2:
-        hits += [hit for hit in object_hits(request.actor, vault, text) if hit.url]
+        hits += object_hits(request.actor, vault, text)
+    if vault is not None:
+        hits += [*making_hits(request.actor, vault, text), *_record_hits(request, vault, text)]
     hits += vault_hits(request.actor, vault, text) + page_hits(request, vault, text)
     hits.sort(key=lambda hit: _ORDER.index(hit.group))
     groups = [(name, list(found)) for name, found in groupby(hits, key=lambda hit: hit.group)]
     return partial(request, "xks/palette.html", {"groups": groups, "text": text})
+
+
+def _record_hits(request: Any, vault: Vault, text: str) -> list[Hit]:
+    """The audit record of what was typed: a person, an object, a request id; and requests by AWS's id."""
+    found = []
+    if request.actor.may(Permission.AUDIT_VIEW, vault):
+        url = reverse("audit", args=[vault.pk])
+        if "@" in text and " " not in text:
+            found.append(
+                Hit("Do", f"Show what {text} did", f"{url}?{urlencode({'person': text})}", "scroll-text")
+            )
+        if _REQUEST_ID.fullmatch(text):
+            found.append(
+                Hit(
+                    "Do",
+                    "Show events of this request",
+                    f"{url}?{urlencode({'request_id': text})}",
+                    "scroll-text",
+                )
+            )
+        if holds("Show refused attempts", text):
+            found.append(Hit("Do", "Show refused attempts", f"{url}?outcome=DENIED", "scroll-text"))
+    requests_url = maybe_url("xks-requests", vault_id=vault.pk)
+    if (
+        requests_url
+        and request.actor.may(Permission.XKS_STORES_VIEW, vault)
+        and holds("Find a request", text)
+    ):
+        found.append(Hit("Do", "Find a request by AWS's id", requests_url, "search"))
+    return found
 
 
 def _vault(request: Any) -> Vault | None:
