@@ -297,7 +297,7 @@ class CsvForm(PageForm):
         max_length=MOST_BYTES,
         widget=forms.Textarea(
             attrs={
-                "rows": "10",
+                "rows": "11",
                 "class": "mono",
                 "spellcheck": "false",
                 "placeholder": "name,region\npayments-a,eu-west-1",

@@ -135,6 +135,9 @@ def key_list(request: Any, vault: Vault) -> HttpResponse:
     return list_page(request, "cloudkeys/cloud_keys/list.html", found, {"help": HELP, "can_create": creating})
 
 
+_POINTER_WORDS = {"PENDING": "KMS key being made", "FAILED": "KMS key failed"}
+
+
 def _dress(found: ListPage) -> None:
     """What a row shows beyond its columns: words of its state, when it was used, what is late."""
     now = timezone.now()
@@ -151,6 +154,7 @@ def _dress(found: ListPage) -> None:
             and row.next_rotation_at is not None
             and row.next_rotation_at <= now
         )
+        row.pointer_words = _POINTER_WORDS.get(row.pointer_state, "")
         row.pointer_shown = (
             row.pointer_state in ("PENDING", "FAILED", "GONE") and "pointer" not in found.shown
         )
