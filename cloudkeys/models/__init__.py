@@ -1,6 +1,7 @@
 """CSP accounts, key sets, external key stores, CloudKeys, and the work that is done on them."""
 
 from cloudkeys.models.accounts import CspAccount
+from cloudkeys.models.drafts import KeySetDraft
 from cloudkeys.models.keys import CloudKey, KeyVersion
 from cloudkeys.models.keysets import KeySet
 from cloudkeys.models.operations import Operation
@@ -11,6 +12,7 @@ __all__ = [
     "CloudKey",
     "CspAccount",
     "KeySet",
+    "KeySetDraft",
     "KeyVersion",
     "Operation",
     "XksCredential",

@@ -171,6 +171,18 @@ NEEDS: tuple[Need, ...] = (
 )
 
 
+def trust_policy(user_arn: str, external_id: str) -> dict[str, Any]:
+    """The trust policy of a role that Keystead's IAM user assumes, for whoever gives that external id only."""
+    statement: dict[str, Any] = {
+        "Effect": "Allow",
+        "Principal": {"AWS": user_arn},
+        "Action": "sts:AssumeRole",
+    }
+    if external_id:
+        statement["Condition"] = {"StringEquals": {"sts:ExternalId": external_id}}
+    return {"Version": VERSION, "Statement": [statement]}
+
+
 def least_privilege_policy(
     partition: str, account_id: str = "*", user_arn: str = "", acting_arn: str = ""
 ) -> dict[str, Any]:

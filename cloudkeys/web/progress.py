@@ -34,7 +34,7 @@ def progress_of(operation: Operation, url: str, title: str = "") -> dict[str, An
         "cure": error.get("cure", "") if failed else "",
         "steps": steps,
         "operation_url": operation_url(operation),
-        "actions_template": "cloudkeys/operation_link.html",
+        "actions_template": "cloudkeys/operation_link.html" if operation_url(operation) else "",
     }
 
 
