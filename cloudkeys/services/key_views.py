@@ -38,6 +38,12 @@ _WORDS: dict[str, str] = {
     Action.CLOUD_KEY_LINK: "Linking asked for",
     Action.CLOUD_KEY_POINTER: "KMS key pointer",
     Action.CLOUD_KEY_REFRESH: "Asked AWS about it",
+    Action.DATA_PLANE_CONFIRM: "Confirmed by the data plane",
+}
+
+_ASKED: dict[str, str] = {
+    Action.CLOUD_KEY_ENABLE: "Enabling asked for",
+    Action.CLOUD_KEY_ROTATE: "Rotation asked for",
 }
 
 
@@ -96,6 +102,8 @@ def _of_event(event: AuditEvent) -> Moment:
     words = _WORDS.get(event.action, event.action)
     if event.action == Action.CLOUD_KEY_POINTER and event.after:
         words = f"KMS key pointer: {str(event.after.get('pointer_state', '')).replace('_', ' ').lower()}"
+    if event.detail.get("asked"):
+        words = _ASKED.get(event.action, words)
     changed = sorted(
         name for name in event.after or {} if (event.before or {}).get(name) != (event.after or {})[name]
     )
@@ -116,13 +124,11 @@ def _of_event(event: AuditEvent) -> Moment:
 
 
 def _of_operation(work: Operation) -> Moment:
-    kind = KINDS.get(work.kind)
     detail = {"error": work.error} if work.error else {}
-    label = kind.label if kind is not None else work.kind
     return Moment(
         work.created_at,
         work.kind,
-        f"{label}: {work.get_state_display().lower()}",
+        f"{operation_label(work)}: {work.get_state_display().lower()}",
         work.requested_by_name,
         "",
         "operation",
@@ -130,6 +136,12 @@ def _of_operation(work: Operation) -> Moment:
         "FAILURE" if work.state == Operation.State.FAILED else "SUCCESS",
         detail,
     )
+
+
+def operation_label(work: Operation) -> str:
+    """What an operation does, in words."""
+    kind = KINDS.get(work.kind)
+    return kind.label if kind is not None else work.kind
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from datetime import datetime
 
 from django.db import Error, models
+from django.utils import timezone
 
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
-from vault.generations import Confirmation, wait_for_generation
+from vault.generations import Confirmation, Missing, wait_for_generation
 from vault.models import AuditEvent
 
 log = logging.getLogger(__name__)
@@ -71,3 +74,58 @@ def _keep(actor: Actor, action: Action, target: models.Model, confirmation: Conf
             tx.events[-1].generation = confirmation.generation
     finally:
         actor.before_commit = hooks
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """How far the data plane has followed the last switch of a thing: as recorded, or, while some are missing, as of now.
+
+    ``milliseconds`` is None when the last ones confirmed only after the first answer was given. ``left_s``: seconds after which
+    whoever is missing refuses by itself.
+    """
+
+    at: datetime
+    of: str
+    confirmed: int
+    counted: int
+    milliseconds: int | None
+    missing: tuple[Missing, ...]
+    bound_s: float
+    left_s: float
+
+    @property
+    def complete(self) -> bool:
+        """Whether no worker can serve the older state any more."""
+        return not self.missing or self.left_s <= 0
+
+
+def last_confirmation(target: models.Model) -> Confirmed | None:
+    """How far the last switch that closed ``target`` got; None when none was recorded. The caller has looked up the target."""
+    event = (
+        AuditEvent.objects.filter(
+            vault_id=getattr(target, "vault_id", target.pk),
+            target_id=str(target.pk),
+            action=Action.DATA_PLANE_CONFIRM.value,
+        )
+        .order_by("-sequence")
+        .first()
+    )
+    if event is None or event.generation is None:
+        return None
+    told = event.detail
+    bound_s = float(told.get("bound_s", 0))
+    counted, milliseconds = int(told.get("counted", 0)), int(told.get("milliseconds", 0))
+    if event.outcome == AuditEvent.Outcome.SUCCESS:
+        return Confirmed(event.at, str(told.get("of", "")), counted, counted, milliseconds, (), bound_s, 0.0)
+    now = wait_for_generation(event.generation, timeout_s=0)
+    gone_s = (timezone.now() - event.at).total_seconds()
+    return Confirmed(
+        at=event.at,
+        of=str(told.get("of", "")),
+        confirmed=now.confirmed,
+        counted=now.counted,
+        milliseconds=None,
+        missing=now.missing_workers,
+        bound_s=bound_s,
+        left_s=max(0.0, bound_s - gone_s),
+    )

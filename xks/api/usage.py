@@ -23,6 +23,16 @@ class DaySerializer(serializers.Serializer[Any]):
     )
 
 
+class DayOfServiceSerializer(serializers.Serializer[Any]):
+    """Answered uses of one day (UTC) through one service."""
+
+    day = serializers.DateField()
+    name = serializers.CharField(
+        help_text="Empty: not through a service, or not told by AWS.", allow_blank=True
+    )
+    uses = serializers.IntegerField()
+
+
 class UserSerializer(serializers.Serializer[Any]):
     """What one service or principal has done."""
 
@@ -69,6 +79,7 @@ class UsageSerializer(serializers.Serializer[Any]):
     last_encrypt_at = serializers.DateTimeField(allow_null=True)
     last_decrypt_at = serializers.DateTimeField(allow_null=True)
     by_day = DaySerializer(many=True)
+    by_day_and_service = DayOfServiceSerializer(many=True)
     by_service = UserSerializer(many=True)
     by_principal = UserSerializer(many=True)
     blast_radius = RadiusSerializer(many=True)
@@ -83,6 +94,7 @@ USAGE = {
     "last_encrypt_at": "2026-11-22T15:02:11Z",
     "last_decrypt_at": "2026-11-22T15:04:40Z",
     "by_day": [{"day": "2026-11-22", "encrypt": 120, "decrypt": 18204, "refused": 3}],
+    "by_day_and_service": [{"day": "2026-11-22", "name": _S3, "uses": 18324}],
     "by_service": [{"name": _S3, "encrypt": 120, "decrypt": 18204, "last_at": "2026-11-22T15:04:40Z"}],
     "by_principal": [{"name": _ROLE, "encrypt": 120, "decrypt": 18204, "last_at": "2026-11-22T15:04:40Z"}],
     "blast_radius": [

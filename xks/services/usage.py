@@ -59,6 +59,7 @@ def usage_of(actor: Actor, cloud_key_id: UUID, *, days: int = 30) -> dict[str, A
         "last_encrypt_at": last.get("encrypt"),
         "last_decrypt_at": last.get("decrypt"),
         "by_day": _by_day(recent),
+        "by_day_and_service": _by_day_and_service(recent.filter(outcome="OK")),
         "by_service": _by(recent.filter(outcome="OK"), "kms_via_service"),
         "by_principal": _by(recent.filter(outcome="OK"), "principal_arn")[:MOST_PRINCIPALS],
         "blast_radius": [_radius(used, now, window) for window in WINDOWS],
@@ -74,6 +75,16 @@ def _by_day(rows: QuerySet[UsageHour]) -> list[dict[str, Any]]:
         what = row["operation"] if row["outcome"] == "OK" else "refused"
         days[row["day"]][what] += row["sum"]
     return [{"day": day.date(), **days[day]} for day in sorted(days)]
+
+
+def _by_day_and_service(rows: QuerySet[UsageHour]) -> list[dict[str, Any]]:
+    found = (
+        rows.annotate(day=TruncDay("hour"))
+        .values("day", "kms_via_service")
+        .annotate(sum=Sum("count"))
+        .order_by("day", "kms_via_service")
+    )
+    return [{"day": row["day"].date(), "name": row["kms_via_service"], "uses": row["sum"]} for row in found]
 
 
 def _by(rows: QuerySet[UsageHour], column: str) -> list[dict[str, Any]]:

@@ -2,9 +2,18 @@
 
 from django.urls import path
 
-from xks.web import audit, overview, palette, store_urls
+from xks.web import audit, cloud_key, overview, palette, store_urls
+
+_K = "v/<uuid:vault_id>/cloud-keys/<uuid:key_id>/"
 
 urlpatterns = [
+    path(_K, cloud_key.key_overview, name="cloud-key"),
+    path(f"{_K}usage/", cloud_key.key_usage, name="cloud-key-usage"),
+    path(f"{_K}proof/", cloud_key.key_proof, name="cloud-key-proof"),
+    *(
+        path(f"{_K}{verb}/", cloud_key.closing_view(verb), name=f"cloud-key-{verb}")
+        for verb in cloud_key.CLOSINGS
+    ),
     path("palette/", palette.palette, name="palette"),
     *store_urls.urlpatterns,
     path("v/<uuid:vault_id>/", overview.overview, name="overview"),
