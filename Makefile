@@ -48,6 +48,14 @@ bench-api: $(DEV) $(PACKAGES) ## Measure lists and details of 100,000 CloudKeys,
 	@$(BIN)/python scripts/bench_api.py $(ARGS)
 	@$(BIN)/python scripts/services.py $(BIN)/python scripts/bench_api.py $(ARGS)
 
+.PHONY: bench-web
+bench-web: $(DEV) ## Measure every page with 100,000 CloudKeys and 1,000,000 audit events
+	@$(BIN)/python scripts/bench_web.py $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(DEV) $(PACKAGES) ## Draw every page, wide and narrow, light and dark, into screenshots/ (GUIDE=1 renews the guide's pictures)
+	@$(BIN)/python scripts/screenshots.py $(if $(GUIDE),--guide) $(ARGS)
+
 .PHONY: bench-rules
 bench-rules: $(DEV) ## Measure what access rules cost a request
 	@$(BIN)/python scripts/bench_rules.py $(ARGS)

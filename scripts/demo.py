@@ -356,7 +356,7 @@ def main() -> int:
                 step(walk)
         print(f"\nAll as it must be, in {tell.seconds:.1f} s.")
         if keep:
-            add_more(walk.api, walk.account, walk.key_set, walk.vault, walk.sign_ins, REGION)
+            add_more(walk, REGION)
             tell_how_to_go_on(walk)
             kept = True
         return 0

@@ -55,6 +55,10 @@ class Api:
         """POST; return the body."""
         return self._answer(self._client.post(path, json=body))
 
+    def post_at(self, revision: int, path: str, **body: Any) -> Any:
+        """POST a change of what is at this revision; return the body."""
+        return self._answer(self._client.post(path, json=body, headers={"If-Match": f'"{revision}"'}))
+
     def refusal(self, path: str, **body: Any) -> dict[str, Any]:
         """POST something that must be refused; return the problem. Raises Deviation when it is not."""
         answer = self._client.post(path, json=body)

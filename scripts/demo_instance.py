@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-START_S = 60.0
+START_S = 120.0  # a laptop in use may be slow
 STOP_S = 10.0
 ADMIN_EMAIL = "admin@keystead.test"
 

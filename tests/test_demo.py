@@ -25,7 +25,7 @@ def run_demo(*arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=300,
     )
 
 
@@ -111,5 +111,7 @@ def test_kept_instance_answers_and_its_sign_ins_work(kept: str) -> None:
         "reporting": ("ENABLED", True, "LINKED"),
         "legacy-ledger": ("PENDING_DELETION", False, "LINKED"),
         "cards-2025": ("ENABLED", False, "LINKED"),
+        "customer-mail": ("ENABLED", False, "LINKED"),
+        "claims-scans": ("ENABLED", False, "LINKED"),
         "archive-2024": ("ENABLED", False, "NOT_LINKED"),
     }
