@@ -16,9 +16,9 @@ from django.utils import timezone
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change, snapshot
-from vault.errors import NotFound, PermissionDenied, SignInFailed, ValidationFailed
+from vault.errors import Conflict, NotFound, PermissionDenied, SignInFailed, ValidationFailed
 from vault.models import ApiToken, Role, User, Vault
-from vault.permissions import lower_role
+from vault.permissions import Permission, lower_role
 from vault.secret import Secret
 
 PREFIX = "kst_"
@@ -153,6 +153,43 @@ def revoke_token(actor: Actor, token_id: UUID) -> ApiToken:
             token.revoked_at = timezone.now()
             token.save(update_fields=["revoked_at"])
             tx.audit(Action.TOKEN_REVOKE, token, after=snapshot(token, "name", "prefix", "revoked_at"))
+    return token
+
+
+def vault_tokens(actor: Actor, vault_id: UUID) -> QuerySet[ApiToken]:
+    """The tokens that reach a vault: made for it alone, or for all vaults of one of its members. For its admins.
+
+    Raises NotFound, PermissionDenied.
+    """
+    vault: Vault = actor.fetch(Vault, vault_id, Permission.MEMBERS_MANAGE)
+    reach = Q(vault=vault) | Q(vault=None)
+    return ApiToken.objects.filter(reach, user__memberships__vault=vault).select_related("user", "vault")
+
+
+def revoke_vault_token(actor: Actor, vault_id: UUID, token_id: UUID, *, reason: str = "") -> ApiToken:
+    """End a member's token that was made for this vault alone, at once; one that is revoked already stays so.
+
+    Raises Conflict for a token that reaches other vaults too, which are not this admin's, NotFound, PermissionDenied.
+    """
+    with change(actor) as tx:
+        token = vault_tokens(actor, vault_id).select_for_update(of=("self",)).filter(pk=token_id).first()
+        if token is None:
+            raise NotFound("There is no such token in this vault.")
+        if token.vault_id is None:
+            raise Conflict(
+                "This token reaches every vault of its owner, so only its owner ends it.",
+                cure="Ask the owner, or remove the owner from this vault: the token then no longer reaches it.",
+            )
+        if token.revoked_at is None:
+            token.revoked_at = timezone.now()
+            token.save(update_fields=["revoked_at"])
+            tx.audit(
+                Action.TOKEN_REVOKE,
+                token,
+                vault=token.vault,
+                after=snapshot(token, "name", "prefix", "revoked_at"),
+                reason=reason,
+            )
     return token
 
 

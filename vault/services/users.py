@@ -6,19 +6,21 @@ import secrets
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.contrib.auth.password_validation import validate_password
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import IntegrityError, transaction
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from vault import env, mail
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import Change, change, snapshot
-from vault.errors import NotFound, PermissionDenied, ValidationFailed
+from vault.errors import Conflict, NotFound, PermissionDenied, ValidationFailed
 from vault.models import User
 from vault.permissions import Permission
 from vault.secret import Secret
@@ -114,6 +116,58 @@ def ensure_first_admin() -> str | None:
     except IntegrityError:  # another process was first
         return None
     return password.reveal_text() if given is None else None
+
+
+def accounts(actor: Actor) -> QuerySet[User]:
+    """Everybody who has an account. Raises PermissionDenied for others than the appliance admin."""
+    actor.require(Permission.APPLIANCE_MANAGE_USERS)
+    return User.objects.all()
+
+
+def fetch_account(actor: Actor, user_id: UUID) -> User:
+    """One account. Raises NotFound, PermissionDenied."""
+    user = accounts(actor).filter(pk=user_id).first()
+    if user is None:
+        raise NotFound("There is no such account.")
+    return user
+
+
+def disable_account(actor: Actor, user_id: UUID, *, reason: str) -> User:
+    """Lock a person out at once: sessions end, API tokens are refused. Roles and groups stay, for when it is enabled again.
+
+    Raises Conflict for one's own account, NotFound, PermissionDenied.
+    """
+    return _set_active(actor, user_id, False, reason)
+
+
+def enable_account(actor: Actor, user_id: UUID, *, reason: str = "") -> User:
+    """Let a person sign in again; their tokens that have not ended meanwhile work again too. Raises NotFound, PermissionDenied."""
+    return _set_active(actor, user_id, True, reason)
+
+
+def _set_active(actor: Actor, user_id: UUID, active: bool, reason: str) -> User:
+    with change(actor) as tx:
+        user = accounts(actor).select_for_update().filter(pk=user_id).first()
+        if user is None:
+            raise NotFound("There is no such account.")
+        if not active and actor.user is not None and user.pk == actor.user.pk:
+            raise Conflict(
+                "This is your own account, and nobody might be left to enable it.",
+                cure="Ask another appliance admin.",
+            )
+        if user.is_active != active:
+            before = snapshot(user, *_AUDITED)
+            user.is_active = active
+            user.save(update_fields=["is_active"])
+            tx.audit(
+                Action.USER_UPDATE,
+                user,
+                before=before,
+                after=snapshot(user, *_AUDITED),
+                reason=reason,
+                target_name=user.email,
+            )
+    return user
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from zoneinfo import available_timezones
 
-from django import forms
 from django.conf import settings
 from django.http import Http404, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
@@ -14,9 +12,7 @@ from django.urls import reverse
 from vault.actors import Actor
 from vault.models import Membership, Vault
 from vault.permissions import Permission
-from vault.services import users
-from vault.web.forms import PageForm, submit
-from vault.web.frame import LAST_VAULT, done, page, person_page, vault_page
+from vault.web.frame import LAST_VAULT, page, person_page, vault_page
 from vault.web.markdown import to_html
 from vault.web.navigation import first_page
 
@@ -53,35 +49,6 @@ def _first_page(actor: Actor, membership: Membership) -> str:
 def vault_home(request: Any, vault: Vault) -> HttpResponse:
     """GET /v/<id>/home/: the first page of that vault that this person may see."""
     return HttpResponseRedirect(first_page(request.actor, vault) or reverse("home"))
-
-
-class ProfileForm(PageForm):
-    """What a person says of themselves."""
-
-    name = forms.CharField(max_length=150)
-    time_zone = forms.ChoiceField(help_text="Exact times are shown in it.")
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.fields["time_zone"].choices = [(name, name.replace("_", " ")) for name in sorted(_zones())]  # type: ignore[attr-defined]
-
-
-def _zones() -> set[str]:
-    return {
-        name for name in available_timezones() if "/" in name and not name.startswith(("Etc/", "SystemV/"))
-    } | {"UTC"}
-
-
-@person_page
-def account(request: Any) -> HttpResponse:
-    """GET, POST /accounts/profile/"""
-    user = request.actor.user
-    form = ProfileForm(request.POST or None, initial={"name": user.name, "time_zone": user.time_zone})
-    if request.method == "POST":
-        changed = submit(request, form, lambda values: users.update_profile(request.actor, **values))
-        if changed is not None:
-            return done(request, reverse("account"), "Saved.")
-    return page(request, "vault/account.html", {"form": form}, status=form.status)
 
 
 @person_page

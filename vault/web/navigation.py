@@ -36,6 +36,7 @@ IN_VAULT: tuple[Entry, ...] = (
 )
 IN_APPLIANCE: tuple[Entry, ...] = (
     Entry("Vaults", "vault", "vaults", Permission.APPLIANCE_MANAGE_VAULTS),
+    Entry("Accounts", "users", "accounts", Permission.APPLIANCE_MANAGE_USERS),
     Entry("Nodes", "server", "nodes", Permission.APPLIANCE_VIEW_NODES),
     Entry("Certificates", "badge-check", "certificates", Permission.APPLIANCE_VIEW_NODES),
     Entry("Audit", "scroll-text", "appliance-audit", Permission.APPLIANCE_VIEW_AUDIT),

@@ -63,7 +63,12 @@ _BY_KIND: dict[str, dict[str, Look]] = {
     "node": {
         "LIVE": Look("ok", "circle-check", "Live"),
         "BEHIND": Look("warn", "clock", "Behind"),
-        "STALE": Look("danger", "circle-alert", "Stale"),
+        "SERVING": Look("ok", "circle-check", "Serving"),
+        "STARTING": Look("info", "loader-circle", "Starting", moving=True),
+        "DRAINING": Look("info", "hourglass", "Draining"),
+        "STOPPED": Look("danger", "circle-pause", "Stopped"),
+        "LATE": Look("warn", "clock", "Late"),
+        "STALE": Look("danger", "circle-alert", "Stale, refuses"),
         "GONE": Look("neutral", "circle-off", "Signed off"),
     },
     "certificate": {
@@ -81,6 +86,20 @@ _BY_KIND: dict[str, dict[str, Look]] = {
         "APPROVED": Look("ok", "check", "Approved"),
         "REFUSED": Look("danger", "ban", "Refused"),
         "ENDED": Look("neutral", "clock", "Ran out"),
+    },
+    "token": {
+        "REVOKED": Look("neutral", "ban", "Revoked", gone=True),
+        "ENDED": Look("neutral", "clock", "Ended"),
+    },
+    "part": {
+        "OK": Look("ok", "circle-check", "Well"),
+        "WARN": Look("warn", "triangle-alert", "Look at it"),
+        "FAIL": Look("danger", "circle-x", "Not well"),
+    },
+    "record": {
+        "HOLDS": Look("ok", "shield-check", "Holds"),
+        "OVERDUE": Look("warn", "clock", "Not verified lately"),
+        "BROKEN": Look("danger", "shield-alert", "Does not hold"),
     },
     "rotation": {
         "IDLE": Look("neutral", "circle-dot", "None under way"),

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from xks.web import audit, cloud_key, overview, palette, store_urls
+from xks.web import audit, cloud_key, nodes, overview, palette, store_urls, system
 
 _K = "v/<uuid:vault_id>/cloud-keys/<uuid:key_id>/"
 
@@ -20,6 +20,14 @@ urlpatterns = [
     path("v/<uuid:vault_id>/attention/", overview.attention, name="vault-attention"),
     path("v/<uuid:vault_id>/audit/", audit.event_list, name="audit"),
     path("v/<uuid:vault_id>/audit/<uuid:event_id>/", audit.event_detail, name="audit-event"),
+    path("appliance/nodes/", nodes.node_list, name="nodes"),
+    path(
+        "appliance/nodes/<uuid:node_id>/accept-rollback/",
+        nodes.node_accept_rollback,
+        name="node-accept-rollback",
+    ),
+    path("appliance/system/", system.system, name="system"),
+    path("appliance/system/test-mail/", system.system_test_mail, name="system-test-mail"),
     path("appliance/audit/", audit.appliance_event_list, name="appliance-audit"),
     path("appliance/audit/<uuid:event_id>/", audit.appliance_event_detail, name="appliance-audit-event"),
 ]
