@@ -22,6 +22,8 @@ export function walk(field, list, choose) {
       choose(current());
     }
   });
+  // A press takes the focus from the field, which closes a picker's list before the click arrives.
+  list.addEventListener("mousedown", (event) => { if (event.target.closest("[role=option]")) event.preventDefault(); });
   list.addEventListener("click", (event) => {
     const option = event.target.closest("[role=option]");
     if (option && option.tagName !== "A") choose(option);
