@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from xks.journal_format import is_shortened
 from xks.policy_rules import ALLOWED, RuleSet, Tags
 
 MAX_PRINCIPALS = 1000
@@ -55,6 +56,16 @@ class DryRun:
     """Denied requests by awsPrincipalArn, the most frequent first."""
     services: dict[str, int] = field(default_factory=dict)
     """Denied requests by kmsViaService; "" for none."""
+    kms_operations: dict[str, int] = field(default_factory=dict)
+    """Denied requests by kmsOperation; "" where only sums are known."""
+    shortened: int = 0
+    """Judged requests whose awsPrincipalArn is known by its beginning alone."""
+    singly: int = 0
+    """Of those judged, how many one by one, and not as a sum of many."""
+    left_out: int = 0
+    """Requests of the period that could not be judged."""
+    notes: list[str] = field(default_factory=list)
+    """How far the verdict reaches, in sentences."""
     first_at: float | None = None
     last_at: float | None = None
 
@@ -64,7 +75,8 @@ class DryRun:
         if not self.judged:
             return "There is no recorded request to judge by: nothing can be said."
         told = f"would have denied {self.denied:,} of {self.judged:,}"
-        return f"{told}, from {len(self.principals):,} principals" if self.denied else told
+        many = len(self.principals)
+        return f"{told}, from {many:,} principal{'s'[: many != 1]}" if self.denied else told
 
 
 def dry_run(
@@ -78,6 +90,7 @@ def dry_run(
     by_rule: Counter[str] = Counter()
     principals: Counter[str] = Counter()
     services: Counter[str] = Counter()
+    operations: Counter[str] = Counter()
     for request in requests:
         if request.operation == "health" or not request.key_id:
             continue
@@ -92,6 +105,7 @@ def dry_run(
             is_metadata=request.operation == "metadata",
         )
         found.judged += request.count
+        found.shortened += request.count if is_shortened(request.principal_arn) else 0
         found.first_at = request.at if found.first_at is None else min(found.first_at, request.at)
         found.last_at = request.at if found.last_at is None else max(found.last_at, request.at)
         if request.outcome == DENIED:
@@ -103,7 +117,9 @@ def dry_run(
             known = request.principal_arn in principals or len(principals) < MAX_PRINCIPALS
             principals[request.principal_arn if known else ""] += request.count
             services[request.kms_via_service] += request.count
+            operations[request.kms_operation] += request.count
     found.by_rule = dict(by_rule.most_common())
     found.principals = dict(principals.most_common())
     found.services = dict(services.most_common())
+    found.kms_operations = dict(operations.most_common())
     return found

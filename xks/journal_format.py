@@ -110,6 +110,13 @@ def shorten(text: str, most: int = MAX_NAME_BYTES) -> str:
     return raw[: most - len(_MARK) - _DIGEST_CHARACTERS].decode(errors="ignore") + _MARK + digest
 
 
+def is_shortened(text: str, most: int = MAX_NAME_BYTES) -> bool:
+    """Say whether a text looks like one that :func:`shorten` has cut."""
+    if len(text) <= _DIGEST_CHARACTERS or text[-_DIGEST_CHARACTERS - 1] != _MARK:
+        return False
+    return most - 3 <= len(text.encode()) <= most  # a cut within a character leaves up to three bytes
+
+
 # --- keys ---------------------------------------------------------------------------------------------
 
 

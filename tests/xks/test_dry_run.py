@@ -49,6 +49,7 @@ def test_who_would_have_been_denied() -> None:
     assert list(found.principals.items()) == [(ADA, 5), (BOB, 2)]
     assert found.services == {"": 6, "s3.eu-west-1.amazonaws.com": 1}
     assert (found.first_at, found.last_at) == (1.0, 12.0)
+    assert found.kms_operations == {"Decrypt": 7}
     assert found.sentence == "would have denied 7 of 8, from 2 principals"
 
 

@@ -267,9 +267,10 @@ class AccessRulesDryRun(ApiView):
     @operation(
         "access_rules_dry_run",
         summary="Judge requests by a candidate",
-        description="A written version, or rules not yet written, judged by what the journal's hourly sums keep from"
-        " `since` until before `until`, or by the `requests` given. Conditions on time are judged by the beginning of each"
-        " hour; rules that look at kms_operation or the VPC need `requests`, or the shadow. Changes nothing.",
+        description="A written version, or rules not yet written, judged by the requests that the journal recorded from"
+        " `since` until before `until`, or by the `requests` given. The newest 100,000 are judged one by one. Older ones, and"
+        " those whose single records are gone (KEYSTEAD_XKS_REQUEST_DAYS), are judged by the journal's hourly sums, or left"
+        " out when the rules look at kms_operation or the VPC, which the sums do not keep; `notes` says so. Changes nothing.",
         tag=TAG,
         request=DryRunInput,
         request_example={"version": 3, "since": "2026-11-15T00:00:00Z", "until": "2026-11-22T00:00:00Z"},

@@ -141,8 +141,10 @@ class DryRunInput(StrictSerializer):
         min_value=1, max_value=2**31 - 1, required=False, help_text="One that is written."
     )
     rules = RulesField(required=False, help_text="Or rules that are not written yet.")
-    since = serializers.DateTimeField(required=False, help_text="Recorded requests from then on ...")
-    until = serializers.DateTimeField(required=False, help_text="... until before then.")
+    since = serializers.DateTimeField(
+        required=False, help_text="Recorded requests from then on; the newest 100,000 when left out ..."
+    )
+    until = serializers.DateTimeField(required=False, help_text="... until before then; now when left out.")
     requests = RequestToJudgeInput(  # type: ignore[call-arg]  # of the list that many=True makes
         many=True, required=False, max_length=MAX_REQUESTS, help_text="Or these requests, none recorded."
     )
@@ -263,6 +265,14 @@ class DryRunSerializer(serializers.Serializer[DryRun]):
     by_rule = CountsField(help_text="Denied, by the rule's name; '' for no rule having allowed.")
     principals = CountsField(help_text="Denied, by awsPrincipalArn, the most frequent first.")
     services = CountsField(help_text="Denied, by kmsViaService; '' for none.")
+    kms_operations = CountsField(help_text="Denied, by kmsOperation; '' where only hourly sums are known.")
+    singly = serializers.IntegerField(
+        help_text="Of `judged`, how many one by one. The rest by the journal's hourly sums."
+    )
+    left_out = serializers.IntegerField(help_text="Requests of the period that could not be judged.")
+    notes = serializers.ListField(
+        child=serializers.CharField(), help_text="How far the verdict reaches, in sentences."
+    )
 
 
 RULES_ID = "4d5e6f70-8192-43a4-b5c6-d7e8f9012308"
@@ -305,7 +315,7 @@ RULE_SET: dict[str, Any] = {
     "updated_at": NOW,
 }
 DRY_RUN = {
-    "sentence": "would have denied 3 of 18,204, from 1 principals",
+    "sentence": "would have denied 3 of 18,204, from 1 principal",
     "judged": 18204,
     "denied": 3,
     "refused_before": 0,
@@ -313,4 +323,8 @@ DRY_RUN = {
     "by_rule": {"": 3},
     "principals": {"arn:aws:sts::111122223333:assumed-role/app-old/i-0abc": 3},
     "services": {"s3.eu-west-1.amazonaws.com": 3},
+    "kms_operations": {"Decrypt": 2, "GenerateDataKey": 1},
+    "singly": 18204,
+    "left_out": 0,
+    "notes": [],
 }
