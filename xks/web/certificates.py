@@ -116,6 +116,14 @@ def _roots(pem: str) -> list[tuple[str, datetime]]:
 # --- install ----------------------------------------------------------------------------------------------------------
 
 
+class UnrepeatedTextarea(forms.Textarea):
+    """Takes a secret and never sends it back: after a refusal it is empty again."""
+
+    def format_value(self, value: object) -> str:
+        """Nothing, whatever was typed."""
+        return ""
+
+
 class ChainForm(PageForm):
     """A signed chain, as text or as a file."""
 
@@ -163,7 +171,7 @@ class InstallForm(ChainForm):
         required=False,
         strip=False,
         label="Private key",
-        widget=forms.Textarea(
+        widget=UnrepeatedTextarea(
             attrs={
                 "rows": "5",
                 "spellcheck": "false",
@@ -172,7 +180,8 @@ class InstallForm(ChainForm):
                 "class": "mono",
             }
         ),
-        help_text="PEM, not encrypted. It is kept wrapped under the root key, and leaves only to the nodes.",
+        help_text="PEM, not encrypted. It is kept wrapped under the root key, and leaves only to the nodes. This page never "
+        "shows it again: after a correction give it once more.",
     )
     private_key_file = forms.FileField(required=False, label="Or as a file", max_length=255)
     field_order = ("chain", "chain_file", "private_key", "private_key_file")

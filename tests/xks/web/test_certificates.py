@@ -36,8 +36,11 @@ def test_checked_then_installed_and_confirmed_node_by_node(cast: Cast) -> None:
     assert wrong.status_code == 422
     assert "not for the endpoint's host" in text_of(wrong)
     assert "does not belong to the certificate" in text_of(wrong)
+    secret_line = issued.key_pem.splitlines()[1].encode()
+    assert secret_line not in wrong.content
     good = admin.send(url, chain=issued.chain, private_key=issued.key_pem, do="check")
     assert good.status_code == 200
+    assert secret_line not in good.content
     text = text_of(good)
     assert "Right: The private key belongs to it" in text
     assert "Warning:" in text
