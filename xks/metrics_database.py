@@ -23,15 +23,18 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from cloudkeys.models import AwsStoreLink, Operation, XksCredential
 from vault.generations import counted_workers, current_generation
-from vault.models import AuditEvent
+from vault.models import AuditEvent, Node
 from xks.agent_database import close_own_connection, use_own_connection
 from xks.journal_recovery import segments_of
 from xks.metrics_counters import MAX_STORES
 from xks.models import JournalChain, JournalShipment
+from xks.services.certificates import expiries
 
 log = structlog.get_logger("keystead.agent")
 
 EVERY_S: Final = 10.0
+MAX_CERTIFICATES: Final = 200
+"""Shown, the first to end first."""
 
 
 class DatabaseMetrics(threading.Thread):
@@ -55,6 +58,7 @@ class DatabaseMetrics(threading.Thread):
         self._found: list[Metric] = []
         self._up = False
         self._asked_at = 0.0
+        self._served_until: datetime | None = None
 
     def run(self) -> None:
         """See Thread."""
@@ -96,15 +100,36 @@ class DatabaseMetrics(threading.Thread):
     def _certificate_end(self) -> Metric:
         metric = GaugeMetricFamily(
             "keystead_xks_certificate_expiry_timestamp_seconds",
-            "When the certificate of this node's XKS endpoint ends; absent where the agent cannot see it.",
+            "When the certificate that this node's XKS endpoint serves ends; absent where the agent does not know it.",
         )
-        if self._certificate is not None:
+        end = self._served_until  # what was served does not change because the database is away
+        if end is None and self._certificate is not None:
             try:
-                found = x509.load_pem_x509_certificate(self._certificate.read_bytes())
+                end = x509.load_pem_x509_certificate(self._certificate.read_bytes()).not_valid_after_utc
             except (OSError, ValueError):
                 return metric  # KeysteadCertificateUnknown notices that it is not there
-            metric.add_metric([], found.not_valid_after_utc.timestamp())
+        if end is not None:
+            metric.add_metric([], end.timestamp())
         return metric
+
+    def _certificates(self) -> Iterator[Metric]:
+        told = Node.objects.filter(name=self._node_name).values_list("certificate", flat=True).first()
+        served = told if isinstance(told, dict) else {}
+        until = served.get("not_after")
+        self._served_until = datetime.fromisoformat(until) if until else None
+        yield _one(
+            "keystead_xks_certificate_trouble",
+            "1 when this node does not serve the newest certificate; the node's page says why.",
+            int(bool(served.get("trouble"))),
+        )
+        ends = GaugeMetricFamily(
+            "keystead_xks_certificates_expiry_timestamp_seconds",
+            "When what is installed, served by any node, or trusted as a clients' root ends.",
+            labels=["what"],
+        )
+        for each in expiries()[:MAX_CERTIFICATES]:
+            ends.add_metric([each.what], each.not_after.timestamp())
+        yield ends
 
     def _ask(self) -> Iterator[Metric]:
         now = timezone.now()
@@ -116,6 +141,7 @@ class DatabaseMetrics(threading.Thread):
             "Worker processes of all nodes that may be serving: the kill switch waits for these.",
             len(counted_workers()),
         )
+        yield from self._certificates()
         yield from _credentials()
         yield _links()
         yield from _operations(now)

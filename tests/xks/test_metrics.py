@@ -246,5 +246,6 @@ def _examine(here: Place) -> None:
     assert named - known == set()
     assert re.search(r"^keystead_xks_workers 1\.0$", text, re.MULTILINE)
     assert re.search(r"^keystead_database_up 1\.0$", text, re.MULTILINE)
+    assert wait_for(lambda: "keystead_xks_certificate_trouble 0.0" in get(url), 30)
     # What names a customer is an id and nothing more.
     assert "conformance" not in text.lower()

@@ -26,11 +26,18 @@ from vault.changes import change
 from vault.models import UnusedKeys, Vault
 from vault.permissions import Permission
 from xks.models import AuditIntegrity, JournalChain, UsageHour
+from xks.services.certificates import expiries, node_certificates
 from xks.services.usage import USES
 
 UNUSED_AFTER = timedelta(days=90)
 COUNT_UNUSED_EVERY = timedelta(hours=6)
 INTEGRITY_LATE_AFTER = timedelta(days=2)
+_EFFECT = {
+    False: "AWS KMS refuses the endpoint: every use of every key fails.",
+    True: "whoever shows a certificate under it is refused at the handshake.",
+}
+RENEWS_ITSELF_DAYS = 7
+"""Certificates that nodes make for themselves are made anew before; whatever ends so soon is an emergency."""
 
 
 def _data_plane(actor: Actor, vault: Vault, now: datetime) -> list[Item]:
@@ -91,6 +98,41 @@ def record_items(actor: Actor, now: datetime) -> Iterator[Item]:
         )
 
 
+def certificate_items(actor: Actor, now: datetime) -> Iterator[Item]:
+    """Certificates of the XKS endpoint that end or have ended, and nodes that do not serve the newest. Six queries."""
+    for each in expiries(now):
+        if each.alarm_days is None or (each.renews_itself and each.days_left > RENEWS_ITSELF_DAYS):
+            continue
+        ended = each.days_left <= 0
+        until = f"{each.not_after:%Y-%m-%d %H:%M} UTC"
+        what = each.what[0].upper() + each.what[1:]
+        yield Item(
+            kind="certificate.ended" if ended else "certificate.ends",
+            severity=Severity.CRITICAL if each.days_left <= RENEWS_ITSELF_DAYS else Severity.WARNING,
+            what=f"{what} ended at {until}." if ended else f"{what} ends in {each.days_left:.0f} days.",
+            why=(f"Since {until}" if ended else f"From {until} on") + f" {_EFFECT[each.of_clients]}",
+            fix="Show certificates",
+            action="open_certificates",
+            target_type="certificate",
+            target_id=each.fingerprint,
+            target_name=each.what,
+            since=each.not_after if ended else None,
+        )
+    for node in node_certificates():
+        if trouble := node.served.get("trouble"):
+            yield Item(
+                kind="certificate.not_served",
+                severity=Severity.CRITICAL,
+                what=f"Node {node.node} does not serve the newest certificate.",
+                why=str(trouble),
+                fix="Show certificates",
+                action="open_certificates",
+                target_type="node",
+                target_id=node.node,
+                target_name=node.node,
+            )
+
+
 VAULT_SOURCES: tuple[VaultSource, ...] = (
     of_keys.vault_items,
     _data_plane,
@@ -104,6 +146,7 @@ VAULT_SOURCES: tuple[VaultSource, ...] = (
 INSTALLATION_SOURCES: tuple[InstallationSource, ...] = (
     lambda actor, now: data_plane_items(now),
     record_items,
+    certificate_items,
 )
 
 

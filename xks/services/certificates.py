@@ -311,6 +311,8 @@ class Expiry:
     alarm_days: int | None
     """The least of WARN_DAYS that has been reached, 0 once it has ended; None while there is time."""
     renews_itself: bool = False
+    of_clients: bool = False
+    """Not served, but what clients' certificates must stand under."""
 
 
 def expiries(now: datetime | None = None) -> list[Expiry]:
@@ -330,7 +332,7 @@ def expiries(now: datetime | None = None) -> list[Expiry]:
     for root in checks.read_certificates(roots) if roots else []:
         name = f"the clients' root {checks.common_name(root)}"
         mark = root.fingerprint(hashes.SHA256()).hex()
-        found[mark] = _expiry(name, mark, root.not_valid_after_utc, now)
+        found[mark] = _expiry(name, mark, root.not_valid_after_utc, now, of_clients=True)
     return sorted(found.values(), key=lambda each: each.not_after)
 
 
@@ -366,11 +368,19 @@ def roots_fingerprint(pem: str) -> str:
     return digest.finalize().hex() if pem else ""
 
 
-def _expiry(what: str, fingerprint: str, end: datetime, now: datetime, *, own: bool = False) -> Expiry:
+def _expiry(
+    what: str,
+    fingerprint: str,
+    end: datetime,
+    now: datetime,
+    *,
+    own: bool = False,
+    of_clients: bool = False,
+) -> Expiry:
     left = (end - now).total_seconds() / 86400
     reached = [days for days in WARN_DAYS if left <= days]
     alarm = None if not reached else (0 if left <= 0 else min(reached))
-    return Expiry(what, fingerprint, end, left, alarm, own)
+    return Expiry(what, fingerprint, end, left, alarm, own, of_clients)
 
 
 def _fetch(rows: QuerySet[EndpointCertificate], certificate_id: UUID) -> EndpointCertificate:

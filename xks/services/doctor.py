@@ -40,6 +40,7 @@ from xks.doctor_calls import Called, Caller, call_endpoint
 from xks.doctor_findings import Finding, Severity, finding, worst
 from xks.doctor_tls import Place, TlsSeen, look_at_tls
 from xks.models import DoctorReport
+from xks.services.certificates import node_certificates
 
 LIMIT_S: Final = 6.0
 DNS_S: Final = 2.0
@@ -253,10 +254,10 @@ def _find(what: _Examined, called: Called) -> tuple[Place, Path | None] | None:
 
 def _balancer(seen: TlsSeen) -> Finding | None:
     """Whether the certificate that the endpoint shows is the one that this installation's nodes have."""
-    own = _own_certificate()
-    if own is None or seen.presented is None:
+    own = _own_certificates()
+    if not own or seen.presented is None:
         return None
-    if own == seen.presented.leaf:
+    if seen.presented.leaf.fingerprint(hashes.SHA256()).hex() in own:
         return finding(
             "balancer",
             Severity.OK,
@@ -266,20 +267,24 @@ def _balancer(seen: TlsSeen) -> Finding | None:
         "balancer",
         Severity.INFO,
         f"Something before the nodes ends TLS: it shows certificate {seen.presented.leaf.serial_number:x}, the nodes have"
-        f" {own.serial_number:x}.",
+        f" {', '.join(sorted(own.values()))}.",
         "Right when a balancer is meant to end TLS: change the certificate there, and check client certificates there."
         " Otherwise traffic goes through something that you do not know.",
     )
 
 
-def _own_certificate() -> x509.Certificate | None:
+def _own_certificates() -> dict[str, str]:
+    """Fingerprint and serial number of what each living node serves; before any has said so, of this host's file."""
+    told = {each.served["fingerprint"]: each.served.get("serial", "") for each in node_certificates()
+            if each.served.get("fingerprint")}  # fmt: skip
+    if told or not env.get("KEYSTEAD_XKS_TLS"):
+        return told
     path = env.get("KEYSTEAD_XKS_TLS_CERT") or env.data_dir() / "tls" / "xks.pem"
-    if not env.get("KEYSTEAD_XKS_TLS"):
-        return None
     try:
-        return x509.load_pem_x509_certificate(Path(path).read_bytes())
+        own = x509.load_pem_x509_certificate(Path(path).read_bytes())
     except (OSError, ValueError):
-        return None
+        return {}
+    return {own.fingerprint(hashes.SHA256()).hex(): f"{own.serial_number:x}"}
 
 
 # --- from our own records ---------------------------------------------------------------------------------------
