@@ -1,0 +1,116 @@
+"""The account's own pages from end to end: a password reset by mail, a second factor set up and asked for, passkeys."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from allauth.mfa.models import Authenticator
+from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
+from django.core import mail
+from django.test import Client
+from django.urls import reverse
+
+from tests.cast import PASSWORD, Cast
+from tests.web import Browser, text_of
+from vault.models import Vault
+
+NEW = "a sentence that nobody guesses"
+
+
+def sign_in(email: str, password: str) -> tuple[Client, Any]:
+    client = Client()
+    return client, client.post(reverse("account_login"), {"login": email, "password": password})
+
+
+def code_of(secret: str) -> str:
+    """What an authenticator app shows at this moment."""
+    return format_hotp_value(hotp_value(secret, int(time.time()) // 30))
+
+
+def confirm(client: Client) -> None:
+    """Prove who one is, as the pages that change a second factor ask."""
+    answer = client.post(reverse("account_reauthenticate"), {"password": PASSWORD})
+    assert answer.status_code == 302, text_of(answer)
+
+
+def test_a_password_is_reset_by_mail(cast: Cast, settings: Any) -> None:
+    settings.MAIL_CONFIGURED = True
+    client = Client()
+    asked = client.post(reverse("account_reset_password"), {"email": "owner@example.com"}, follow=True)
+    assert "a link is on its way" in text_of(asked)
+    assert [message.to for message in mail.outbox] == [["owner@example.com"]]
+    found = re.search(r"https?://[^/\s]+(/\S+)", str(mail.outbox[0].body))
+    assert found is not None
+    page = client.get(found[1], follow=True)
+    assert "Set a new password" in text_of(page)
+    address = page.redirect_chain[-1][0]
+    short = client.post(address, {"password1": "short", "password2": "short"})
+    assert short.status_code == 200
+    assert b'aria-invalid="true"' in short.content
+    assert client.post(address, {"password1": NEW, "password2": NEW}).status_code == 302
+    assert sign_in("owner@example.com", NEW)[1].status_code == 302
+    assert sign_in("owner@example.com", PASSWORD)[1].status_code == 200
+    assert "This link no longer works" in text_of(Client().get(found[1], follow=True))
+
+
+def test_an_address_without_an_account_is_told_the_same(cast: Cast, settings: Any) -> None:
+    settings.MAIL_CONFIGURED = True
+    asked = Client().post(reverse("account_reset_password"), {"email": "nobody@example.com"}, follow=True)
+    assert "a link is on its way" in text_of(asked)
+    assert not any("reset/key" in str(message.body) for message in mail.outbox)
+
+
+def test_a_demanded_second_factor_is_set_up_and_asked_for(cast: Cast) -> None:
+    Vault.objects.filter(pk=cast.vault.pk).update(require_second_factor=True)
+    client, answer = sign_in("colleague@example.com", PASSWORD)
+    assert answer.status_code == 302
+    people = reverse("people", args=[cast.vault.pk])
+    set_up = reverse("mfa_activate_totp")
+    assert client.get(people)["Location"] == set_up
+    if client.get(set_up).status_code == 302:
+        confirm(client)
+    shown = client.get(set_up)
+    secret = re.search(r'value="([A-Z2-7]{32})"', shown.content.decode())
+    assert secret is not None
+    assert client.post(set_up, {"code": "000000"}).status_code == 200
+    assert client.get(people).status_code == 302
+    assert client.post(set_up, {"code": code_of(secret[1])}).status_code == 302
+    assert client.get(people).status_code == 200
+    kinds = set(Authenticator.objects.filter(user=cast.users["colleague"]).values_list("type", flat=True))
+    assert kinds == {"totp", "recovery_codes"}
+    codes = text_of(client.get(reverse("mfa_view_recovery_codes")))
+    recovery = re.findall(r"\b[0-9a-f]{8}\b", codes)
+    # The next sign-in asks for it, and does not let the same code in twice.
+    again, answer = sign_in("colleague@example.com", PASSWORD)
+    assert answer["Location"].startswith(reverse("mfa_authenticate"))
+    assert again.get(people).status_code == 302
+    code = code_of(secret[1])
+    assert again.post(reverse("mfa_authenticate"), {"code": "000000"}).status_code == 200
+    assert again.post(reverse("mfa_authenticate"), {"code": code}).status_code == 302
+    assert again.get(people).status_code == 200
+    third, _ = sign_in("colleague@example.com", PASSWORD)
+    assert third.post(reverse("mfa_authenticate"), {"code": code}).status_code == 200
+    assert third.get(people).status_code == 302
+    assert recovery, codes
+    assert third.post(reverse("mfa_authenticate"), {"code": recovery[0]}).status_code == 302
+    assert third.get(people).status_code == 200
+
+
+def test_the_pages_of_the_second_factor_open(cast: Cast) -> None:
+    client, _ = sign_in("owner@example.com", PASSWORD)
+    confirm(client)
+    for name in ("mfa_index", "mfa_activate_totp", "mfa_list_webauthn", "mfa_add_webauthn"):
+        answer = client.get(reverse(name))
+        assert answer.status_code == 200, name
+        html = answer.content.decode()
+        assert html.count("<h1") == 1, name
+        assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]+(src=|application/json))", html), name
+
+
+def test_tabs_of_the_account(cast: Cast) -> None:
+    browser = Browser(cast, "owner")
+    for name in ("account", "usersessions_list", "tokens"):
+        html = browser.get(reverse(name)).content.decode()
+        assert html.count('aria-label="Your account"') == 1
