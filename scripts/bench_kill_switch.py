@@ -82,6 +82,7 @@ class Client(threading.Thread):
                     status = connection.read()
             except OSError as error:
                 self.errors[type(error).__name__] = self.errors.get(type(error).__name__, 0) + 1
+                connection.socket.close()
                 connection = Connection(self._target, tls_context())
                 continue
             if status == 200:
@@ -90,6 +91,7 @@ class Client(threading.Thread):
                 self.refused += 1
             else:
                 self.errors[str(status)] = self.errors.get(str(status), 0) + 1
+        connection.socket.close()
 
 
 def deaf_agent() -> None:
