@@ -156,7 +156,11 @@ def shoot(page: Page, url: str, path: Path) -> None:
     tall = int(page.evaluate("document.documentElement.scrollHeight"))
     if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
         print(f"  wider than the window: {path.name} ({path.parent.name})")
-    page.screenshot(path=str(path), full_page=tall <= TALLEST)
+    # A window as tall as the page, so that what is as tall as the window is too.
+    wide, low = page.viewport_size["width"], page.viewport_size["height"]  # type: ignore[index]
+    page.set_viewport_size({"width": wide, "height": min(max(low, tall), TALLEST)})
+    page.screenshot(path=str(path))
+    page.set_viewport_size({"width": wide, "height": low})
 
 
 def render(shown: Shown, folder: Path, widths: list[int], schemes: list[str], only: str) -> None:
