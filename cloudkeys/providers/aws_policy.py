@@ -124,7 +124,8 @@ NEEDS: tuple[Need, ...] = (
     Need(
         "Creating and finding KMS keys",
         "CreateAndFindKeys",
-        ("kms:CreateKey", "kms:ListKeys", "kms:ListAliases"),
+        # A key that is made with tags has no ARN yet when KMS asks whether it may be tagged.
+        ("kms:CreateKey", "kms:TagResource", "kms:ListKeys", "kms:ListAliases"),
     ),
     Need(
         "CloudKeys in AWS KMS",
@@ -137,7 +138,6 @@ NEEDS: tuple[Need, ...] = (
             "kms:CancelKeyDeletion",
             "kms:UpdateKeyDescription",
             "kms:PutKeyPolicy",
-            "kms:TagResource",
             "kms:UntagResource",
             "kms:ListResourceTags",
         ),
