@@ -40,7 +40,7 @@ QUERIES = {
     "audit, one action": "action=cloudkeys:cloud_key:disable",
 }
 """Lists as they are narrowed; what stands before the comma is the URL's name."""
-ASKS_AWS = ("cloud-key-new-principals", "cloud-key-principals")
+ASKS_AWS = ("cloud-key-new-principals", "cloud-key-principals", "csp-account-tab")
 """Parts of pages that ask AWS, for which these accounts have no credential."""
 
 
