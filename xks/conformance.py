@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from cloudkeys.models import CloudKey, KeySet, XksKeyStore
 from cloudkeys.services.cloud_keys import create_cloud_key
+from cloudkeys.services.credentials import NewCredential, reveal_conformance_credential
 from cloudkeys.services.key_sets import create_key_set
 from cloudkeys.services.lifecycle import disable_cloud_key
-from cloudkeys.services.credentials import NewCredential, reveal_conformance_credential
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change, snapshot
