@@ -322,7 +322,9 @@ def check_xks(**kwargs: Any) -> list[CheckMessage]:
 def check_siem(**kwargs: Any) -> list[CheckMessage]:
     """E021, E022, E050 to E052: the stream for a SIEM."""
     url = env.get_or_default("KEYSTEAD_SIEM_URL")
-    given = [name for name in ("KEYSTEAD_SIEM_CA", "KEYSTEAD_SIEM_CERT", "KEYSTEAD_SIEM_KEY") if env.is_set(name)]
+    given = [
+        name for name in ("KEYSTEAD_SIEM_CA", "KEYSTEAD_SIEM_CERT", "KEYSTEAD_SIEM_KEY") if env.is_set(name)
+    ]
     if given and (url is None or url.path is not None):
         return [
             Error(

@@ -24,7 +24,11 @@ urlpatterns = [
     path(f"{_K}new/", cloud_key_new.key_new, name="cloud-key-new"),
     path(f"{_K}new/<uuid:key_set_id>/", cloud_key_new.key_new_in, name="cloud-key-new-in"),
     path(f"{_K}new/<uuid:key_set_id>/policy/", cloud_key_new.key_policy, name="cloud-key-new-policy"),
-    path(f"{_K}new/<uuid:key_set_id>/principals/", cloud_key_new.key_principals, name="cloud-key-new-principals"),
+    path(
+        f"{_K}new/<uuid:key_set_id>/principals/",
+        cloud_key_new.key_principals,
+        name="cloud-key-new-principals",
+    ),
     path(f"{_K}csv/", cloud_key_new.keys_csv, name="cloud-keys-csv"),
     path(f"{_K}csv/sample/", cloud_key_new.keys_csv_sample, name="cloud-keys-csv-sample"),
     path(f"{_K}bulk/<slug:verb>/", key_bulk.bulk_begin, name="cloud-keys-bulk"),

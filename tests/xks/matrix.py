@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudkeys.services.lifecycle import block_cloud_key
 from django.utils import timezone
 
+from cloudkeys.services.lifecycle import block_cloud_key
 from tests.api_row import Row, in_payments
 from tests.cast import Cast
 from tests.cloudkeys.matrix import owned_key, owned_key_set

@@ -83,7 +83,9 @@ class SyslogServer:
         if connection is not None:
             self._connection = None
             try:
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)  # not ssl's, which would read on in clear
+                socket.socket.shutdown(
+                    connection, socket.SHUT_RDWR
+                )  # not ssl's, which would read on in clear
             except OSError:
                 return  # the other side was first
 

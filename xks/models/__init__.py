@@ -17,7 +17,6 @@ __all__ = [
     "DoctorReport",
     "EndpointCertificate",
     "EndpointTls",
-    "DoctorReport",
     "JournalChain",
     "JournalShipment",
     "RequestStore",

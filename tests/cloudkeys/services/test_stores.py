@@ -29,7 +29,10 @@ def test_two_credentials_live_and_one_retires(owner: Actor, store: XksKeyStore) 
         unseal(retired, "secret_access_key")
     with pytest.raises(Conflict, match="last live"):
         credentials.retire_xks_credential(owner, second.credential.pk)
-    assert credentials.retire_xks_credential(owner, second.credential.pk, even_the_last=True)[0].state == "RETIRED"
+    assert (
+        credentials.retire_xks_credential(owner, second.credential.pk, even_the_last=True)[0].state
+        == "RETIRED"
+    )
     with pytest.raises(Conflict, match="retired already"):
         credentials.retire_xks_credential(owner, first.pk)
 
