@@ -198,7 +198,7 @@ def test_the_main_part_by_keyboard(signed_in_page: Callable[..., Page], site: Si
     press(page, "button", "Create key set")
     expect(page.get_by_role("heading", name="Store the XKS proxy credential")).to_be_visible()
     press(page, "button", "I have stored it")
-    expect(page.get_by_role("heading", name="by-keyboard")).to_be_visible()
+    expect(page.get_by_role("heading", name="by-keyboard", exact=True)).to_be_visible()
 
     page.keyboard.press("Control+k")
     page.keyboard.type("Cloud keys")
