@@ -54,7 +54,7 @@ def test_confirmation() -> None:
     assert tables.confirmation_lines(complete) == ["Confirmed by 2 of 2 XKS worker processes after 9 ms."]
     late = {**complete, "confirmed": 1, "complete": False, "missing": ["node-a pid 5"]}
     assert tables.confirmation_lines(late)[1] == (
-        "NOT CONFIRMED by node-a pid 5. They refuse by themselves within 60 s at the latest."
+        "NOT CONFIRMED by node-a pid 5. They refuse by themselves within 60 s of the change at the latest."
     )
 
 

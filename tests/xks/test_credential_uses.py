@@ -49,7 +49,13 @@ async def test_every_request_with_a_valid_signature_counts_as_use_health_too(she
     assert (await shell.call("encrypt", world.encrypt_body(), key="no-such-key")).status == 404
     (use,) = shell.app.uses.take()
     assert (use.access_key_id, use.succeeded_at) == (name, None)
-    assert (await shell.call("encrypt", world.encrypt_body(), secret=b"w" * 43)).status == 401
+    assert (
+        await shell.call(
+            "encrypt",
+            world.encrypt_body(),
+            credential=wire.CredentialRecord(world.CREDENTIAL.access_key_id, b"w" * 43),
+        )
+    ).status == 401
     assert shell.app.uses.take() == []
 
 
