@@ -295,7 +295,10 @@ def key_now(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
     now = now_context(request, key)
     if request.GET.get("seen") == now["seen"]:
         return HttpResponse(status=204)
-    return partial(request, "cloudkeys/cloud_key/now_part.html", key_context(request, key, ""))
+    answer = partial(request, "cloudkeys/cloud_key/now_part.html", key_context(request, key, ""))
+    # What stands further down the page has become old with it.
+    answer["HX-Trigger"] = "key-changed"
+    return answer
 
 
 @vault_page(VIEW, methods=("GET", "HEAD"))
