@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+from django.conf import settings as django_settings
 from django.core.management import call_command
 from django.utils import timezone
 
@@ -496,6 +497,9 @@ def store(
     tmp_path: Path,
 ) -> XksKeyStore:
     """A store of the cast's vault whose endpoint is the fake proxy."""
+    # Off by default where there is a database server.
+    monkeypatch.setenv("KEYSTEAD_SIMULATOR", "on")
+    monkeypatch.setattr(django_settings, "KEYSTEAD_SIMULATOR", True)
     key_set = new_key_set(
         cast.actor("owner"),
         cast.vault,
@@ -509,7 +513,6 @@ def store(
     proxy.keys[health.external_key_id] = fake_proxy.ExternalKey()
     (tmp_path / "ca.pem").write_bytes(authority.certificate.public_bytes(serialization.Encoding.PEM))
     monkeypatch.setenv("KEYSTEAD_XKS_PORT", str(proxy.port))
-    monkeypatch.setenv("KEYSTEAD_SIMULATOR", "on")
     monkeypatch.setenv("KEYSTEAD_XKS_TLS_CERT", str(tmp_path / "ca.pem"))
     Node.objects.create(name="node-a", started_at=timezone.now(), last_seen_at=timezone.now())
     return store
