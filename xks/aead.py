@@ -6,7 +6,14 @@ second.  So software keys go through the XAES-256-GCM construction (c2sp.org/XAE
 Twelve bytes of them derive the message's key and travel in ciphertextMetadata, twelve are the IV.
 
 ciphertextMetadata, format 1, 17 bytes: 1 byte format, 4 bytes key version (big-endian), 12 bytes
-derivation nonce.  Format 2 is kept for keys that live in an HSM.
+derivation nonce.
+
+Format 2, for keys that live in an HSM, 5 bytes: 1 byte format, 4 bytes key version.  The key itself
+encrypts, with the 12-byte IV that the HSM's profile provides, so its invocations are counted
+(xks/resident.py).
+
+Format 0 is what AWS's reference proxy wrote with a key that was adopted from it, and is only read:
+its ciphertextMetadata is absent or one fixed value, and it authenticates a digest of the AAD.
 """
 
 from __future__ import annotations
@@ -23,7 +30,11 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 FORMAT_SOFTWARE = 1
+FORMAT_RESIDENT = 2
 METADATA_BYTES = 17
+RESIDENT_METADATA_BYTES = 5
+MAX_METADATA_BYTES = 20
+"""The most ciphertextMetadata that the XKS specification allows."""
 KEY_BYTES = 32
 IV_BYTES = 12
 DERIVATION_BYTES = 12
@@ -134,6 +145,29 @@ def associated_data(aad: bytes, metadata: bytes) -> bytes:
     cannot be passed off as metadata (XKS specification, Encrypt, ciphertextMetadata).
     """
     return b"".join((len(aad).to_bytes(2, "big"), aad, len(metadata).to_bytes(1, "big"), metadata))
+
+
+def reference_associated_data(aad: bytes | None, metadata: bytes) -> bytes:
+    """Return what AWS's reference proxy authenticates besides the data (format 0; its build_full_aad).
+
+    The length of the AAD, then its SHA-256 where there is one, then the metadata's length and the metadata: an
+    absent AAD (None) and an empty one are different.
+    """
+    digest = b"" if aad is None else hashlib.sha256(aad).digest()
+    length = 0 if aad is None else len(aad)
+    return b"".join((length.to_bytes(2, "big"), digest, len(metadata).to_bytes(1, "big"), metadata))
+
+
+def resident_metadata(version: int) -> bytes:
+    """Return the ciphertextMetadata of format 2."""
+    return b"\x02" + version.to_bytes(4, "big")
+
+
+def looks_like_ours(metadata: bytes) -> bool:
+    """Say whether fixed metadata of another proxy could be taken for that of format 1 or 2."""
+    return (metadata[:1] == b"\x01" and len(metadata) == METADATA_BYTES) or (
+        metadata[:1] == b"\x02" and len(metadata) == RESIDENT_METADATA_BYTES
+    )
 
 
 def integrity_value(aad: bytes, sealed: Sealed) -> bytes:

@@ -13,8 +13,8 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from hsm.hardening import harden_process
 from xks.bodies import CallerMetadata, UseMetadata
@@ -35,6 +35,7 @@ from xks.journal import Journal, JournalUnavailable, Record
 from xks.journal_guard import GuardedLoop
 from xks.metrics_counters import Counters
 from xks.operations import Context, Engine, Request, Route, parse_path
+from xks.resident import Pending
 from xks.sigv4 import Headers
 from xks.wire import boot_clock
 from xks.worker import Link, end_with_parent, is_orphan
@@ -60,6 +61,8 @@ PROBE_PATHS = frozenset(("/", "/ping"))
 """Where load balancers ask, with whatever Host they like."""
 
 HeaderList = list[tuple[str, str]]
+Answered = tuple[int, bytes, "asyncio.Future[None] | None"]
+"""Status and body of an answer, and the future, if any, that says that its record is durable."""
 _CLOSE = ("connection", "close")
 _JSON: HeaderList = [("content-type", "application/json"), ("server", "Keystead")]
 _HEADERS: dict[int, HeaderList] = {
@@ -122,6 +125,7 @@ class App:
         self._link = link
         self._budget_s = budget_s
         self._in_flight = 0
+        self._at_hsm = 0
         self._turn_s = 0.0
         self._turn_began: float | None = None
         self._deadlines = Deadlines(budget_s)
@@ -135,7 +139,7 @@ class App:
     @property
     def in_flight(self) -> int:
         """Requests begun and not yet answered."""
-        return self._in_flight
+        return self._in_flight + self._at_hsm
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Harden the process and connect to the agent; called by granian before it serves."""
@@ -231,7 +235,17 @@ class App:
             self._count(late.name, scope)
             self._respond(exchange, late.status, _JSON, error_body(late))
             return
-        status, answer, recorded = self._answer(scope, route, body, arrived)
+        answered = self._answer(scope, route, body, arrived)
+        if not isinstance(answered, tuple):
+            # Its key lives in an HSM: it waits there, and takes nobody's place here meanwhile.
+            self._in_flight -= 1
+            self._at_hsm += 1
+            try:
+                answered = await answered
+            finally:
+                self._at_hsm -= 1
+                self._in_flight += 1
+        status, answer, recorded = answered
         if recorded is not None:
             try:
                 await recorded
@@ -302,7 +316,7 @@ class App:
 
     def _answer(
         self, scope: Scope, route: Route, body: bytes, arrived: float
-    ) -> tuple[int, bytes, asyncio.Future[None] | None]:
+    ) -> Answered | Coroutine[Any, Any, Answered]:
         """Return status and body, the request being in the journal.
 
         With a future they may leave only when it is done: then the record is durable.
@@ -320,12 +334,37 @@ class App:
                 arrived + self._budget_s,
             )
             answer = self.engine.answer(request, context, now=now, boot_now=boot_clock())
+            if not isinstance(answer, bytes):
+                return self._answer_later(answer, scope, route, context, now, arrived, len(body))
             status, outcome = 200, "OK"
         except XksError as error:
             status, outcome, answer = error.status, error.name, error_body(error)
         except Exception as error:  # a fault of ours, whatever it is: told without detail
             internal = _internal_error(error, context)
             status, outcome, answer = internal.status, internal.name, error_body(internal)
+        return self._recorded(scope, route, context, status, outcome, answer, now, arrived, len(body))
+
+    async def _answer_later(
+        self, pending: Pending, scope: Scope, route: Route, context: Context, now: float, arrived: float, size: int
+    ) -> Answered:  # fmt: skip
+        """Wait for the HSM; the request is under way, for whoever waits for it, until it is in the journal."""
+        try:
+            try:
+                answer = await pending.work
+                status, outcome = 200, "OK"
+            except XksError as error:
+                status, outcome, answer = error.status, error.name, error_body(error)
+            except Exception as error:  # a fault of ours, whatever it is: told without detail
+                internal = _internal_error(error, context)
+                status, outcome, answer = internal.status, internal.name, error_body(internal)
+            return self._recorded(scope, route, context, status, outcome, answer, now, arrived, size)
+        finally:
+            pending.end()
+
+    def _recorded(
+        self, scope: Scope, route: Route, context: Context, status: int, outcome: str, answer: bytes, now: float,
+        arrived: float, size: int,
+    ) -> Answered:  # fmt: skip
         if context.store is None:
             self._count(outcome, scope)
             return status, answer, None
@@ -337,7 +376,7 @@ class App:
             return *self._unrecorded(error, context), None
         self.uses.note(context.access_key_id, context.region, now, status == 200)
         self.counters.note(
-            record.store_id, route.operation, outcome, record.microseconds, len(body), len(answer)
+            record.store_id, route.operation, outcome, record.microseconds, size, len(answer)
         )
         return status, answer, recorded
 

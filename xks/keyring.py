@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from xks import wire
-from xks.aead import Xaes256Gcm
+from xks.aead import Xaes256Gcm, resident_metadata
 from xks.policy_rules import DenyAll, RuleSet, RulesInvalid, tags_of
 
 log = logging.getLogger("keystead.xks")
@@ -140,6 +140,44 @@ class CompiledRules:
         return ready
 
 
+class Resident:
+    """One version that lives in an HSM: which connection, which CKA_ID, and what its ciphertext carries."""
+
+    __slots__ = ("adopted", "group", "key", "key_id", "metadata", "number")
+
+    def __init__(self, key_id: str, number: int, record: wire.ResidentRecord) -> None:
+        self.key_id = key_id
+        self.number = number
+        self.group = record.group
+        self.key = record.key
+        self.adopted = record.adopted
+        self.metadata = resident_metadata(number)
+
+    def __repr__(self) -> str:
+        return f"Resident({self.key_id!r}, {self.number}, group {self.group!r})"
+
+
+class Elsewhere:
+    """The versions of a key that this process holds no material of.
+
+    ``resident`` live in an HSM, ``adopted`` is the one of them that AWS's reference proxy used before, and
+    ``closed`` are the numbers of those that cannot be opened now, because the HSM that wraps them is away.
+    """
+
+    __slots__ = ("adopted", "closed", "resident")
+
+    def __init__(self, record: wire.KeyRecord) -> None:
+        self.resident = {
+            version.number: Resident(record.id, version.number, version.resident)
+            for version in record.versions
+            if version.resident is not None
+        }
+        self.adopted = next((each for each in self.resident.values() if each.adopted is not None), None)
+        self.closed = frozenset(
+            version.number for version in record.versions if version.resident is None and not version.material
+        )
+
+
 class Key:
     """One external key, everything a request needs ready made."""
 
@@ -148,6 +186,7 @@ class Key:
         "can_encrypt",
         "current",
         "current_version",
+        "elsewhere",
         "external_key_id",
         "id",
         "metadata_answer",
@@ -172,10 +211,19 @@ class Key:
         self.can_decrypt = "DECRYPT" in record.uses
         self.current_version = record.current_version
         try:
-            self.versions = {version.number: Xaes256Gcm(version.material) for version in record.versions}
-            self.current = self.versions[record.current_version]
-        except (KeyError, ValueError):
-            raise ChangeRefused(f"key {record.id}: no current version, or not an AES-256 key") from None
+            self.versions = {
+                version.number: Xaes256Gcm(version.material)
+                for version in record.versions
+                if version.material
+            }
+        except ValueError:
+            raise ChangeRefused(f"key {record.id}: not an AES-256 key") from None
+        self.elsewhere = None if len(self.versions) == len(record.versions) else Elsewhere(record)
+        """Versions that are not in this process, or None for none."""
+        self.current = self.versions.get(record.current_version)
+        """The current version; None when it is elsewhere."""
+        if self.current is None and all(each.number != record.current_version for each in record.versions):
+            raise ChangeRefused(f"key {record.id}: no current version")
         self.refusal: str | None = None
         """Why the key may not be used now, or None."""
         if record.blocked:
@@ -204,6 +252,8 @@ class Store:
         "credential_rate_per_s",
         "credentials",
         "health_key_id",
+        "hsm_groups",
+        "hsm_required",
         "id",
         "keys",
         "max_staleness_s",
@@ -230,6 +280,8 @@ class Store:
         self.max_staleness_s = record.max_staleness_s
         self.keys = keys
         self.bucket = bucket
+        self.hsm_groups = record.hsm_groups
+        self.hsm_required = record.hsm_required
         self.rate_per_s = record.rate_per_s
         self.credential_rate_per_s = record.credential_rate_per_s
         self.rules = compiled.of(record.rules)
@@ -449,8 +501,23 @@ class Change:
         store = self._writable(record.store_id)
         if record.state == "DESTROYED":
             return  # answered like a key that never was; its id stays reserved in the database
-        store.keys[record.external_key_id] = Key(record, self._compiled)
+        key = Key(record, self._compiled)
+        if key.elsewhere is not None and key.elsewhere.closed:
+            self._keep_opened(key)
+        store.keys[record.external_key_id] = key
         self._homes[record.id] = (record.store_id, record.external_key_id)
+
+    def _keep_opened(self, key: Key) -> None:
+        """Keep versions open that this process has opened already: the HSM may be away, they are here."""
+        home = self._serving._key_homes.get(key.id)
+        store = self._serving.keyring.stores.get(home[0]) if home is not None else None
+        held = store.keys.get(home[1]) if store is not None and home is not None else None
+        if held is None or held.id != key.id or key.elsewhere is None:
+            return
+        for number in key.elsewhere.closed & held.versions.keys():
+            key.versions[number] = held.versions[number]
+        key.elsewhere.closed -= held.versions.keys()
+        key.current = key.versions.get(key.current_version)
 
     def _remove_key(self, key_id: str) -> None:
         home = self._home(key_id)

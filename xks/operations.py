@@ -6,7 +6,9 @@ JSON and fields 400, blocked store 400, key 404, rules 403, state 400, usage 400
 then cryptography.
 
 Everything here is synchronous on purpose: a request takes the keyring once and is done before the
-event loop can swap it, so a worker that has swapped has no request left under the older one.
+event loop can swap it, so a worker that has swapped has no request left under the older one.  The
+exception are keys that live in an HSM: for these the answer is a Pending, counted at the desk
+(xks/resident.py), which tells when none is left.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import hmac
 import logging
 import os
 import re
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 import msgspec
 
@@ -41,8 +43,10 @@ from xks.errors import (
     KeyNotFoundException,
     UnsupportedOperationException,
 )
-from xks.keyring import Key, Keyring, Serving, Store
+from xks.keyring import Key, Keyring, Resident, Serving, Store
 from xks.policy import Judge, RulesJudge
+from xks.resident import Desk, Health, Pending, reference_data, worst
+from xks.wire import HsmGroupRecord, boot_clock
 
 log = logging.getLogger("keystead.xks")
 
@@ -50,6 +54,8 @@ MAX_PLAINTEXT_BYTES = 8192
 """Of plaintext and of ciphertext; the specification asks for 4,300 at least."""
 MAX_AAD_BYTES = 16384
 """The specification asks for 8,192 at least."""
+MAX_FLEET = 10
+"""Members that a health answer may name."""
 MAX_PATH_CHARACTERS = 256
 """The specification's limit for the whole URI; its server part is not known here."""
 
@@ -120,9 +126,15 @@ class Request(NamedTuple):
 class Engine:
     """Answers requests from what a worker serves."""
 
-    def __init__(self, serving: Serving, *, node_name: str, judge: Judge | None = None) -> None:
-        """``node_name`` names this node in the health answer; ``judge`` replaces the owners' rules."""
+    def __init__(
+        self, serving: Serving, *, node_name: str, judge: Judge | None = None, desk: Desk | None = None
+    ) -> None:
+        """``node_name`` names this node in the health answer; ``judge`` replaces the owners' rules.
+
+        ``desk`` takes requests to HSMs; without it keys that live there cannot be used.
+        """
         self.serving = serving
+        self.desk = desk or Desk(_no_hsm)
         self.node_name = node_name
         self._judge = RulesJudge() if judge is None else judge
 
@@ -137,8 +149,10 @@ class Engine:
             self._doubt(boot_now)
             raise InvalidUriPathException("no key store is served under this URI path")
 
-    def answer(self, request: Request, context: Context, *, now: float, boot_now: float) -> bytes:
+    def answer(self, request: Request, context: Context, *, now: float, boot_now: float) -> bytes | Pending:
         """Return the JSON body of a 200 answer, noting in ``context`` what is learnt on the way.
+
+        For a key that lives in an HSM the body is what the Pending's ``work`` returns, or raises.
 
         ``now`` is seconds since the epoch, ``boot_now`` the boot-time clock.
 
@@ -167,6 +181,8 @@ class Engine:
             plaintext = base64_field("plaintext", encrypt_body.plaintext)
             aad = base64_field("additionalAuthenticatedData", encrypt_body.additional_authenticated_data)
             key = self._permitted_key(store, request.route, encrypt_body.request_metadata, context, now)
+            if key.current is None:
+                return self._encrypt_elsewhere(key, encrypt_body, plaintext, aad, context, request, store)
             return _encrypt(key, encrypt_body, plaintext, aad, context)
         decrypt_body = decode_body(DecryptBody, request.body)
         sealed = aead.Sealed(
@@ -177,7 +193,68 @@ class Engine:
         )
         aad = base64_field("additionalAuthenticatedData", decrypt_body.additional_authenticated_data)
         key = self._permitted_key(store, request.route, decrypt_body.request_metadata, context, now)
+        if key.elsewhere is not None:
+            return self._decrypt_elsewhere(key, decrypt_body, sealed, aad, context, request, store)
         return _decrypt(key, decrypt_body.encryption_algorithm, sealed, aad, context)
+
+    def _encrypt_elsewhere(
+        self, key: Key, body: EncryptBody, plaintext: bytes, aad: bytes, context: Context, request: Request, store: Store
+    ) -> Pending:  # fmt: skip
+        _check_encrypt(key, body, plaintext, aad)
+        context.version = key.current_version
+        resident = key.elsewhere.resident.get(key.current_version) if key.elsewhere is not None else None
+        if resident is None:
+            raise _closed()
+        verify = body.ciphertext_data_integrity_value_algorithm is not None
+
+        async def work() -> bytes:
+            sealed = await self.desk.seal(resident, plaintext, aad, verify=verify, deadline=request.deadline)
+            self._check_time(store, request)
+            return _encrypted(sealed, aead.integrity_value(aad, sealed) if verify else None)
+
+        return self.desk.begin(work())
+
+    def _decrypt_elsewhere(
+        self, key: Key, body: DecryptBody, sealed: aead.Sealed, aad: bytes, context: Context, request: Request, store: Store
+    ) -> bytes | Pending:  # fmt: skip
+        metadata = sealed.metadata
+        if key.elsewhere is None:
+            raise RuntimeError("a key without versions elsewhere")
+        resident: Resident | None = None
+        authenticated = b""
+        if metadata[:1] == b"\x02" and len(metadata) == aead.RESIDENT_METADATA_BYTES:
+            resident = key.elsewhere.resident.get(int.from_bytes(metadata[1:], "big"))
+            authenticated = aead.associated_data(aad, metadata)
+        elif key.elsewhere.adopted is not None and metadata == key.elsewhere.adopted.adopted:
+            resident = key.elsewhere.adopted
+            absent = body.additional_authenticated_data is None
+            authenticated = reference_data(aad, absent=absent, metadata=metadata)
+        elif metadata[:1] == b"\x01" and int.from_bytes(metadata[1:5], "big") in key.elsewhere.closed:
+            _check_decrypt(key, body.encryption_algorithm, sealed, aad)
+            context.version = int.from_bytes(metadata[1:5], "big")
+            raise _closed()
+        if resident is None:
+            return _decrypt(key, body.encryption_algorithm, sealed, aad, context)
+        _check_decrypt(key, body.encryption_algorithm, sealed, aad)
+        if len(sealed.iv) != aead.IV_BYTES or len(sealed.tag) != aead.TAG_BYTES:
+            raise _does_not_open()
+        context.version = resident.number
+
+        async def work() -> bytes:
+            try:
+                plaintext = await self.desk.unseal(resident, sealed, authenticated, deadline=request.deadline)
+            except aead.CiphertextInvalid:
+                raise _does_not_open() from None
+            self._check_time(store, request)
+            return b'{"plaintext":"%b"}' % _b64(plaintext)
+
+        return self.desk.begin(work())
+
+    def _check_time(self, store: Store, request: Request) -> None:
+        """See, after a wait, that the answer may still leave: this process may have been stopped meanwhile."""
+        now = boot_clock()
+        if now > request.deadline or self.serving.expired(now, store):
+            raise DependencyTimeoutException("the HSM's answer came too late")
 
     def _doubt(self, boot_now: float) -> None:
         # "There is no such thing" is only worth saying while we know what there is.
@@ -233,10 +310,14 @@ class Engine:
         return key
 
     def _health(self, store: Store) -> bytes:
+        states: list[Health] = ["ACTIVE" if self._self_test(store) else "UNAVAILABLE"]
+        members = self.desk.fleet(store) if store.hsm_groups else []
+        if store.hsm_required and not self.desk.serves(store.hsm_required):
+            states.append("UNAVAILABLE")
         member = {
             "id": self.node_name,
             "model": f"Keystead {__version__} software keys",
-            "healthStatus": "ACTIVE" if self._self_test(store) else "UNAVAILABLE",
+            "healthStatus": worst(states),
         }
         return msgspec.json.encode(
             {
@@ -244,14 +325,15 @@ class Engine:
                 "xksProxyVendor": "Keystead",
                 "xksProxyModel": f"Keystead {__version__}",
                 "ekmVendor": "Keystead",
-                "ekmFleetDetails": [member],
+                # The specification allows ten.
+                "ekmFleetDetails": [member, *members][:MAX_FLEET],
             }
         )
 
     def _self_test(self, store: Store) -> bool:
         """Encrypt and decrypt with the store's health-check key, as a customer's request would be."""
         key = store.keys.get(store.health_key_id) if store.health_key_id is not None else None
-        if key is None or key.refusal is not None:
+        if key is None or key.refusal is not None or key.current is None:
             log.warning("store %s has no usable health-check key: answering UNAVAILABLE", store.id)
             return False
         probe = os.urandom(32)
@@ -287,7 +369,22 @@ def _b64(data: bytes) -> bytes:
     return binascii.b2a_base64(data, newline=False)
 
 
-def _encrypt(key: Key, body: EncryptBody, plaintext: bytes, aad: bytes, context: Context) -> bytes:
+def _closed() -> DependencyTimeoutException:
+    return DependencyTimeoutException("the HSM that protects the external key does not answer")
+
+
+def _no_hsm(record: HsmGroupRecord) -> NoReturn:
+    raise RuntimeError(f"nothing here can reach HSM {record.name}")
+
+
+def _does_not_open() -> InvalidCiphertextException:
+    return InvalidCiphertextException(
+        "the ciphertext, its metadata, initialization vector, authentication tag or additional"
+        " authenticated data is not what was encrypted with this key"
+    )
+
+
+def _check_encrypt(key: Key, body: EncryptBody, plaintext: bytes, aad: bytes) -> None:
     cdiv_algorithm = body.ciphertext_data_integrity_value_algorithm
     if key.refusal is not None:
         raise InvalidStateException(key.refusal)
@@ -301,14 +398,27 @@ def _encrypt(key: Key, body: EncryptBody, plaintext: bytes, aad: bytes, context:
     _check_sizes(body.encryption_algorithm, plaintext, aad)
     if cdiv_algorithm is not None and cdiv_algorithm != "SHA_256":
         raise UnsupportedOperationException("the only ciphertextDataIntegrityValueAlgorithm is SHA_256")
+
+
+def _encrypt(key: Key, body: EncryptBody, plaintext: bytes, aad: bytes, context: Context) -> bytes:
+    _check_encrypt(key, body, plaintext, aad)
+    current = key.current
+    if current is None:
+        raise RuntimeError("the current version is not in this process")
     context.version = key.current_version
-    sealed = aead.seal(key.current, key.current_version, plaintext, aad)
-    cdiv = b""
-    if cdiv_algorithm is not None:
+    sealed = aead.seal(current, key.current_version, plaintext, aad)
+    value = None
+    if body.ciphertext_data_integrity_value_algorithm is not None:
         value = aead.integrity_value(aad, sealed)
         if not hmac.compare_digest(aead.unseal(key.versions, sealed, aad), plaintext):
             raise RuntimeError("what was just encrypted did not decrypt to the plaintext")
-        cdiv = b'","ciphertextDataIntegrityValue":"' + _b64(value)
+    return _encrypted(sealed, value)
+
+
+def _encrypted(sealed: aead.Sealed, integrity_value: bytes | None) -> bytes:
+    cdiv = b""
+    if integrity_value is not None:
+        cdiv = b'","ciphertextDataIntegrityValue":"' + _b64(integrity_value)
     return _ENCRYPT_ANSWER % (
         _b64(sealed.ciphertext),
         _b64(sealed.metadata),
@@ -318,18 +428,19 @@ def _encrypt(key: Key, body: EncryptBody, plaintext: bytes, aad: bytes, context:
     )
 
 
-def _decrypt(key: Key, algorithm: str, sealed: aead.Sealed, aad: bytes, context: Context) -> bytes:
+def _check_decrypt(key: Key, algorithm: str, sealed: aead.Sealed, aad: bytes) -> None:
     if key.refusal is not None:
         raise InvalidStateException(key.refusal)
     if not key.can_decrypt:
         raise InvalidKeyUsageException("the external key is not permitted to decrypt")
     _check_sizes(algorithm, sealed.ciphertext, aad)
+
+
+def _decrypt(key: Key, algorithm: str, sealed: aead.Sealed, aad: bytes, context: Context) -> bytes:
+    _check_decrypt(key, algorithm, sealed, aad)
     try:
         plaintext = aead.unseal(key.versions, sealed, aad)
     except aead.CiphertextInvalid:
-        raise InvalidCiphertextException(
-            "the ciphertext, its metadata, initialization vector, authentication tag or additional"
-            " authenticated data is not what was encrypted with this key"
-        ) from None
+        raise _does_not_open() from None
     context.version = int.from_bytes(sealed.metadata[1:5], "big")
     return b'{"plaintext":"%b"}' % _b64(plaintext)

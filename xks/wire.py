@@ -112,16 +112,37 @@ class StoreRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     shadow_rules: RuleSetRecord | None = None
     rate_per_s: float | None = None
     credential_rate_per_s: float | None = None
+    hsm_groups: tuple[str, ...] = ()
+    """HSM connections that its keys depend on: their members are told of in the health answer."""
+    hsm_required: str = ""
+    """The one of them without which no new version can be used: its key set's keys live there."""
 
 
-class VersionRecord(msgspec.Struct, frozen=True):
-    """One version of a key: ``number`` from 1 to 2**32 - 1, ``material`` 32 bytes of AES-256 key."""
+class ResidentRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a version is that lives in an HSM: the connection, and the CKA_ID by which each member finds it.
+
+    ``adopted`` None: the key was made for us.  Otherwise it was used through AWS's reference proxy before, with
+    this as its fixed ciphertextMetadata (b"" for none), and what that wrote is still read (format 0).
+    """
+
+    group: str
+    key: bytes
+    adopted: bytes | None = None
+
+
+class VersionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One version of a key: ``number`` from 1 to 2**32 - 1, ``material`` 32 bytes of AES-256 key.
+
+    Without material the key lives in the HSM that ``resident`` names; without either it is known, and cannot be
+    opened at this moment (the HSM that wraps it does not answer).
+    """
 
     number: int
-    material: bytes
+    material: bytes = b""
+    resident: ResidentRecord | None = None
 
     def __repr__(self) -> str:
-        return f"VersionRecord(number={self.number}, material=***)"
+        return f"VersionRecord(number={self.number}, material=***, resident={self.resident!r})"
 
 
 class KeyRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -216,6 +237,59 @@ class Lease(msgspec.Struct, frozen=True, tag="lease"):
     issued_at_s: float
     fleet_size: int = 1
     counted_workers: int = 1
+
+
+class HsmMemberRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One token of an HSM connection, and the socket of the helper process that speaks with it.
+
+    ``state`` is what the node's keeper of HSMs last found: ACTIVE, DEGRADED, UNAVAILABLE or UNKNOWN.
+    """
+
+    id: str
+    name: str
+    model: str
+    socket: str
+    state: str = "UNKNOWN"
+
+
+class HsmGroupRecord(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One HSM connection: members that hold the same keys.  ``health_key`` is the CKA_ID of its health-check key."""
+
+    id: str
+    name: str
+    routing: str
+    members: tuple[HsmMemberRecord, ...]
+    health_key: bytes = b""
+
+
+class HsmGroups(msgspec.Struct, frozen=True, tag="hsm"):
+    """All HSM connections of this node, in the place of those told before.
+
+    Sent before the keys that refer to them, and whenever something of it changes.  It is no part of a generation:
+    it says how keys are reached, never which may be used.
+    """
+
+    groups: tuple[HsmGroupRecord, ...]
+
+
+class Invocations(msgspec.Struct, frozen=True, tag="invocations"):
+    """The worker may encrypt so many times more with a version that lives in an HSM; 0: it has been used enough.
+
+    They are reserved in the database before they are given, so that no crash and no restore counts too few
+    (NIST SP 800-38D, 8.3: 2**32 with one key at most).
+    """
+
+    key_id: str
+    number: int
+    count: int
+
+
+class InvocationsWanted(msgspec.Struct, frozen=True, tag="invoke"):
+    """A worker asks for :class:`Invocations` of a version."""
+
+    pid: int
+    key_id: str
+    number: int
 
 
 class Applied(msgspec.Struct, frozen=True, tag="applied"):
@@ -339,7 +413,7 @@ class CertificateServed(msgspec.Struct, frozen=True, tag="certificate"):
     trouble: str = ""
 
 
-AgentMessage = Delta | Lease | JournalKey | EndpointTls
+AgentMessage = Delta | Lease | JournalKey | EndpointTls | HsmGroups | Invocations
 WorkerMessage = (
     Hello
     | ServerHello
@@ -350,6 +424,7 @@ WorkerMessage = (
     | ShadowReport
     | MetricsReport
     | UseReport
+    | InvocationsWanted
 )
 
 _encoder = msgspec.msgpack.Encoder()

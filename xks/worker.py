@@ -24,6 +24,7 @@ from xks.credential_uses import CredentialUses
 from xks.keyring import Change, ChangeRefused, Serving
 from xks.metrics_counters import Report
 from xks.policy_shadow import ShadowCounts
+from xks.resident import Desk
 
 log = logging.getLogger("keystead.xks")
 
@@ -98,8 +99,11 @@ class Link:
         uses: CredentialUses | None = None,
         journal: KeyedJournal | None = None,
         report: Report | None = None,
+        desk: Desk | None = None,
     ) -> None:
         """``shadow``: what shadowed rules have counted, told to the agent after each lease.
+
+        ``desk``: where requests for keys in HSMs wait.
 
         ``report`` makes what the agent's metrics are told each second, whether the database answers or not.
         """
@@ -108,6 +112,9 @@ class Link:
         self._shadow = shadow
         self._uses = uses
         self._report = report
+        self._desk = desk
+        if desk is not None:
+            desk.ask = self._ask_invocations
         self._reporter: asyncio.Task[None] | None = None
         self._socket_path = socket_path
         self._started_at_s = wire.boot_clock()
@@ -136,6 +143,10 @@ class Link:
         if self._writer is not None:
             self._writer.write(wire.encode_frame(wire.Draining(os.getpid())))
 
+    def _ask_invocations(self, key_id: str, number: int) -> None:
+        if self._writer is not None:
+            self._writer.write(wire.encode_frame(wire.InvocationsWanted(os.getpid(), key_id, number)))
+
     async def stop(self) -> None:
         """Take leave of the agent, as far as it can be reached, and end."""
         if self._reporter is not None:
@@ -152,6 +163,8 @@ class Link:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        if self._desk is not None:
+            await self._desk.close()
 
     def _tell_uses(self, writer: asyncio.StreamWriter) -> None:
         """Tell which credentials were seen; what is on its way when the connection breaks is lost, a second of it."""
@@ -219,6 +232,14 @@ class Link:
                 continue
             if isinstance(message, wire.EndpointTls):
                 continue  # for the server process alone
+            if isinstance(message, wire.Invocations):
+                if self._desk is not None:
+                    self._desk.take_invocations(message)
+                continue
+            if isinstance(message, wire.HsmGroups):
+                if self._desk is not None:
+                    self._desk.take_groups(message)
+                continue
             if isinstance(message, wire.Lease):
                 if serving.take_lease(message, wire.boot_clock()):
                     self._loaded.set()
@@ -240,7 +261,9 @@ class Link:
                 change = None
                 self._mistrusted = False
                 # No request is in work here: they run from snapshot to answer without a pause, but for
-                # the wait for the disk.
+                # those that wait for an HSM, and for the wait for the disk.
+                if self._desk is not None:
+                    await self._desk.settled()
                 if self._journal is not None:
                     await self._journal.settled()
                 writer.write(wire.encode_frame(wire.Applied(pid, serving.keyring.generation)))

@@ -14,6 +14,7 @@ from xks.journal import MemoryJournal
 from xks.keyring import Change, Serving
 from xks.operations import Engine
 from xks.policy import Judge
+from xks.resident import Desk
 
 
 class HeaderTable:
@@ -100,14 +101,23 @@ def apply(serving: Serving, *deltas: wire.Delta) -> None:
 class Shell:
     """An application that serves the stores of :mod:`tests.xks.world`."""
 
-    def __init__(self, *, judge: Judge | None = None, budget_s: float = 5.0, loaded: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        judge: Judge | None = None,
+        budget_s: float = 5.0,
+        loaded: bool = True,
+        desk: Desk | None = None,
+    ) -> None:
         self.serving = Serving()
         if loaded:
             apply(self.serving, *world.full_load())
             assert self.serving.take_lease(world.lease(), wire.boot_clock())
         self.journal = MemoryJournal()
         self.app = App(
-            Engine(self.serving, node_name="node-1", judge=judge), journal=self.journal, budget_s=budget_s
+            Engine(self.serving, node_name="node-1", judge=judge, desk=desk),
+            journal=self.journal,
+            budget_s=budget_s,
         )
 
     async def send(
