@@ -17,10 +17,22 @@ class HsmError(Exception):
     """
 
     permanent: ClassVar[bool] = True
+    code: int = 0
+    """The CKR value of the PKCS#11 call that failed; 0 where none did."""
 
 
 class HsmUnavailable(HsmError):
     """The device, its network or its helper process does not answer now; another member or a later try may."""
+
+    permanent = False
+
+
+class HsmTimeout(HsmUnavailable):
+    """No answer came within the time that was left. The request may or may not have been carried out."""
+
+
+class HsmBusy(HsmError):
+    """More requests wait for the device than it can answer in time; this one was not begun."""
 
     permanent = False
 
