@@ -31,6 +31,14 @@ class HsmTimeout(HsmUnavailable):
     """No answer came within the time that was left. The request may or may not have been carried out."""
 
 
+class HelperGone(HsmUnavailable):
+    """The member's helper process is not there, or ended: no slow token, nothing to wait for until it is started again."""
+
+
+class MemberUntrue(HsmUnavailable):
+    """What the device returned was checked and is wrong (a ciphertext that does not decrypt to what went in)."""
+
+
 class HsmBusy(HsmError):
     """More requests wait for the device than it can answer in time; this one was not begun."""
 

@@ -14,7 +14,7 @@ import time
 from typing import Final, cast
 
 from hsm import wire
-from hsm.base import HsmBusy, HsmError, HsmTimeout, HsmUnavailable, ResidentCiphertext
+from hsm.base import HelperGone, HsmBusy, HsmError, HsmTimeout, HsmUnavailable, ResidentCiphertext
 
 _ABANDONED: Final = 256
 """So many requests in a row without any answer, and the connection counts as dead."""
@@ -144,7 +144,7 @@ class _Link(asyncio.Protocol):
         if timeout_s <= 0:
             raise HsmTimeout(f"HSM member {self._member.member_id}: no time was left to ask it")
         if self.ended:
-            raise HsmUnavailable(f"HSM member {self._member.member_id}: its helper ended the connection")
+            raise HelperGone(f"HSM member {self._member.member_id}: its helper ended the connection")
         self._next = number = self._next + 1
         request.id = number
         loop = self._loop
@@ -248,13 +248,13 @@ class _Link(asyncio.Protocol):
         held, self.waiting = self.waiting, {}
         for _, future in held.values():
             if not future.done():
-                future.set_exception(HsmUnavailable(why))
+                future.set_exception(HelperGone(why))
         if self._transport is not None:
             self._transport.abort()
 
 
-def _away(member_id: str, error: OSError) -> HsmUnavailable:
-    return HsmUnavailable(
+def _away(member_id: str, error: OSError) -> HelperGone:
+    return HelperGone(
         f"HSM member {member_id}: its helper is not running here ({error.strerror or error}); "
         "`keystead hsm serve` starts it and keeps it running"
     )
@@ -370,7 +370,7 @@ class SyncMember:
                 link.settimeout(left)
                 data = link.recv(65536)
                 if not data:
-                    raise HsmUnavailable(f"HSM member {self.member_id}: its helper ended")
+                    raise HelperGone(f"HSM member {self.member_id}: its helper ended")
                 for payload in frames.feed(data):
                     for answer in wire.read_answers(payload):
                         if answer.id == request.id:
@@ -378,7 +378,7 @@ class SyncMember:
         except TimeoutError:
             raise HsmTimeout(f"HSM member {self.member_id} did not answer in time") from None
         except OSError as error:
-            raise HsmUnavailable(
+            raise HelperGone(
                 f"HSM member {self.member_id}: its helper ended ({error.strerror or error})"
             ) from None
         except wire.ProtocolError as error:

@@ -1,0 +1,532 @@
+"""Several members that hold the same keys, used as one: failover within the time that a request has, and a breaker each.
+
+An attempt gets a third of the request's time as long as another member is left to turn to, and the last one all that
+remains: two hung members do not cost a request its answer when a third is well.  A member that fails is left alone
+for a while and then tried by one request at a time; it returns by itself.  Nothing here waits for anything but a
+member's answer, and there is no timer: requests themselves are the probes.
+
+Asking twice is safe: encryption and decryption change nothing, and an answer that comes late is never used.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Final, Generic, Literal, Protocol, Self, TypeAlias, TypeVar
+
+import msgspec
+
+from hsm import wire
+from hsm.base import (
+    DataInvalid,
+    HelperGone,
+    HsmAuthenticationFailed,
+    HsmBusy,
+    HsmError,
+    HsmTimeout,
+    HsmUnavailable,
+    KeyAmbiguous,
+    KeyNotFound,
+    MechanismUnavailable,
+    MemberUntrue,
+    ResidentCiphertext,
+)
+
+log = logging.getLogger("keystead.hsm")
+
+FAILURES: Final = 3
+"""So many failures in a row open a breaker; one is enough where the helper is not even there."""
+FIRST_WAIT_S: Final = 0.5
+LONGEST_WAIT_S: Final = 10.0
+SHARES: Final = 3
+"""An attempt gets the request's time divided by this, so that one failover fits in any case."""
+LACKING_S: Final = 30.0
+"""A member that did not find a key is asked last for it for so long."""
+_MOST_LACKING: Final = 10_000
+
+_CERTAIN: Final = (HelperGone, MemberUntrue, HsmAuthenticationFailed)
+"""Errors that leave no doubt; of others three in a row are waited for."""
+
+Routing: TypeAlias = Literal["preferred", "active-active"]
+"""``preferred``: the first member that works. ``active-active``: the one with the fewest requests under way."""
+BreakerState: TypeAlias = Literal["closed", "open", "half-open"]
+
+
+class Breaker:
+    """Closed: the member is used. Open: it is left alone. Half-open: one request finds out whether it is back.
+
+    Every attempt has a ticket from :meth:`admit` and must end in exactly one of :meth:`succeeded`, :meth:`failed` and
+    :meth:`abandoned`. What an attempt tells that began before the breaker last opened is no news, and counts for nothing.
+    """
+
+    __slots__ = ("_failures", "_opened_at", "_probing", "_turn", "_wait", "closed")
+
+    def __init__(self) -> None:
+        self.closed = True
+        self._failures = 0
+        self._opened_at = 0.0
+        self._wait = 0.0
+        self._probing = False
+        self._turn = 0
+
+    @property
+    def state(self) -> BreakerState:
+        """What holds now."""
+        return "closed" if self.closed else "half-open" if self._probing else "open"
+
+    @property
+    def failures(self) -> int:
+        """Failures in a row while closed."""
+        return self._failures
+
+    def retry_in(self, now: float, *, alone: bool = False) -> float:
+        """Seconds until the member may be tried again; 0 when it may be now.
+
+        ``alone``: no other member works. Then the wait does not double, for there is nothing to spare it for.
+        """
+        if self.closed:
+            return 0.0
+        wait = FIRST_WAIT_S if alone else self._wait
+        return max(0.0, self._opened_at + wait - now)
+
+    def due(self, now: float, *, alone: bool = False) -> bool:
+        """Say whether :meth:`admit` would give a ticket."""
+        return self.closed or (not self._probing and self.retry_in(now, alone=alone) <= 0)
+
+    def admit(self, now: float, *, alone: bool = False) -> int | None:
+        """Return the ticket of an attempt, or None where the member is to be left alone."""
+        if self.closed:
+            return self._turn
+        if not self.due(now, alone=alone):
+            return None
+        self._probing = True
+        self._turn += 1
+        return self._turn
+
+    def succeeded(self, ticket: int) -> bool:
+        """The member answered. Returns True when that closed the breaker."""
+        if ticket != self._turn:
+            return False
+        self._failures = 0
+        if self.closed:
+            return False
+        self.closed = True
+        self._probing = False
+        self._wait = 0.0
+        return True
+
+    def failed(self, ticket: int, now: float, *, at_once: bool = False) -> bool:
+        """The member did not answer, or that it cannot; ``at_once``: there is no doubt.
+
+        Returns True when that opened a closed breaker.
+        """
+        if ticket != self._turn:
+            return False
+        if not self.closed:
+            self._open(now, min(self._wait * 2, LONGEST_WAIT_S))
+            return False
+        self._failures += 1
+        if not at_once and self._failures < FAILURES:
+            return False
+        self._open(now, FIRST_WAIT_S)
+        return True
+
+    def abandoned(self, ticket: int) -> None:
+        """The attempt ended without telling anything of the member: its caller went away, say."""
+        if ticket == self._turn and self._probing:
+            self._probing = False
+
+    def _open(self, now: float, wait: float) -> None:
+        self.closed = False
+        self._probing = False
+        self._failures = 0
+        self._opened_at = now
+        self._wait = wait
+        self._turn += 1
+
+
+class MemberState(msgspec.Struct, frozen=True):
+    """How a group sees one of its members, for health and for people."""
+
+    member_id: str
+    breaker: BreakerState
+    failures: int
+    """Failures in a row, while closed."""
+    retry_in_s: float
+    """Until the next probe; 0 when it may be now."""
+    in_flight: int
+    message: str
+    """What went wrong last; empty once the member has answered again."""
+    lacking: tuple[str, ...]
+    """CKA_IDs (hex) of keys that it did not find lately, though other members may hold them."""
+
+
+class AsyncMemberLike(Protocol):
+    """What AsyncGroup needs of a member: hsm.client.AsyncMember."""
+
+    @property
+    def member_id(self) -> str: ...
+
+    async def encrypt(
+        self, key: bytes, data: bytes, aad: bytes, *, verify: bool, timeout_s: float
+    ) -> ResidentCiphertext: ...
+
+    async def decrypt(
+        self, key: bytes, nonce: bytes, data: bytes, aad: bytes, *, timeout_s: float
+    ) -> bytes: ...
+
+    async def call(self, request: wire.Request, *, timeout_s: float) -> wire.Done: ...
+
+    async def close(self) -> None: ...
+
+
+class SyncMemberLike(Protocol):
+    """What SyncGroup needs of a member: hsm.client.SyncMember."""
+
+    @property
+    def member_id(self) -> str: ...
+
+    def encrypt(
+        self, key: bytes, data: bytes, aad: bytes, *, verify: bool, timeout_s: float
+    ) -> ResidentCiphertext: ...
+
+    def decrypt(self, key: bytes, nonce: bytes, data: bytes, aad: bytes, *, timeout_s: float) -> bytes: ...
+
+    def call(self, request: wire.Request, *, timeout_s: float) -> wire.Done: ...
+
+    def close(self) -> None: ...
+
+
+class _Named(Protocol):
+    @property
+    def member_id(self) -> str: ...
+
+
+M = TypeVar("M", bound=_Named)
+T = TypeVar("T")
+
+
+class _Held(Generic[M]):
+    """A member and what the group knows of it."""
+
+    __slots__ = ("breaker", "in_flight", "lacking", "member", "message")
+
+    def __init__(self, member: M) -> None:
+        self.member = member
+        self.breaker = Breaker()
+        self.in_flight = 0
+        self.message = ""
+        self.lacking: dict[bytes, float] = {}
+
+
+class _Routes(Generic[M]):
+    """Which member comes next, and what an attempt's end means. Does no input or output, and takes no lock."""
+
+    def __init__(self, held: Sequence[_Held[M]], routing: Routing, clock: Callable[[], float]) -> None:
+        if not held:
+            raise ValueError("a group needs a member")
+        if len({each.member.member_id for each in held}) != len(held):
+            raise ValueError("two members of a group have the same id")
+        self.held = tuple(held)
+        self.routing = routing
+        self.clock = clock
+        self._turn = 0
+
+    def route(self, key: bytes, now: float) -> tuple[list[_Held[M]], bool]:
+        """Return the members to try, in order, and whether none of them is known to work."""
+        well = [each for each in self.held if each.breaker.closed]
+        alone = not well
+        if len(well) > 1:
+            if self.routing == "active-active":
+                self._turn = (self._turn + 1) % len(well)
+                well = well[self._turn :] + well[: self._turn]
+                well.sort(key=lambda each: each.in_flight)
+            if any(each.lacking for each in well):
+                well.sort(key=lambda each: self._lacks(each, key, now))
+        if len(well) == len(self.held):
+            return well, False
+        due = [each for each in self.held if not each.breaker.closed and each.breaker.due(now, alone=alone)]
+        # One probe a request, before the members that work: after them it would never be made.
+        return (due if alone else due[:1] + well), alone
+
+    def began(self, held: _Held[M], now: float, alone: bool) -> int | None:
+        ticket = held.breaker.admit(now, alone=alone)
+        if ticket is not None:
+            held.in_flight += 1
+        return ticket
+
+    def answered(self, held: _Held[M], ticket: int) -> None:
+        held.in_flight -= 1
+        if held.message and held.breaker.closed:
+            held.message = ""
+        if held.breaker.succeeded(ticket):
+            held.message = ""
+            log.warning("HSM member %s is back", held.member.member_id)
+
+    def abandoned(self, held: _Held[M], ticket: int) -> None:
+        held.in_flight -= 1
+        held.breaker.abandoned(ticket)
+
+    def failed(self, held: _Held[M], ticket: int, key: bytes, error: HsmError, now: float) -> None:
+        """Take note of an attempt's error. Raises it again where another member would say the same."""
+        if isinstance(error, HsmUnavailable | HsmAuthenticationFailed):
+            held.in_flight -= 1
+            held.message = str(error)
+            if held.breaker.failed(ticket, now, at_once=isinstance(error, _CERTAIN)):
+                log.error("HSM member %s is left alone for now: %s", held.member.member_id, error)
+            return
+        if isinstance(error, HsmBusy):
+            self.abandoned(held, ticket)  # its helper is alive; of the token that says nothing
+            return
+        # All else are answers: the member works, however little its answer may please.
+        self.answered(held, ticket)
+        if isinstance(error, KeyNotFound):
+            self._note_lacking(held, key, now)
+        elif isinstance(error, DataInvalid | KeyAmbiguous | MechanismUnavailable):
+            raise error
+
+    def refusal(self, errors: list[HsmError], tried: int, now: float, alone: bool) -> HsmError:
+        """Return what a request is told that no member has answered."""
+        if tried < len(self.held) and all(isinstance(error, KeyNotFound) for error in errors):
+            # Whoever holds the key may be among those that were not asked.
+            waits = [each.breaker.retry_in(now, alone=alone) for each in self.held if not each.breaker.closed]
+            if waits:
+                return HsmUnavailable(f"no member of the HSM works; the next try is in {min(waits):.1f} s")
+            return HsmTimeout("no time was left to ask the HSM")
+        return max(errors, key=_weight)
+
+    def states(self, now: float) -> list[MemberState]:
+        alone = not any(each.breaker.closed for each in self.held)
+        return [
+            MemberState(
+                each.member.member_id,
+                each.breaker.state,
+                each.breaker.failures,
+                each.breaker.retry_in(now, alone=alone),
+                each.in_flight,
+                each.message,
+                tuple(key.hex() for key, at in each.lacking.items() if now - at < LACKING_S),
+            )
+            for each in self.held
+        ]
+
+    def restricted(self, members: Collection[str]) -> _Routes[M]:
+        return _Routes(
+            [each for each in self.held if each.member.member_id in members], self.routing, self.clock
+        )
+
+    def _lacks(self, held: _Held[M], key: bytes, now: float) -> bool:
+        at = held.lacking.get(key)
+        if at is None:
+            return False
+        if now - at < LACKING_S:
+            return True
+        del held.lacking[key]
+        return False
+
+    def _note_lacking(self, held: _Held[M], key: bytes, now: float) -> None:
+        if key not in held.lacking:
+            if len(held.lacking) >= _MOST_LACKING:
+                held.lacking.clear()
+            log.error("HSM member %s does not hold the key %s", held.member.member_id, key.hex())
+        held.lacking[key] = now
+
+
+def _weight(error: HsmError) -> int:
+    """Which of several members' errors tells the most: what may pass before what will not."""
+    if isinstance(error, HsmBusy):
+        return 3
+    if isinstance(error, HsmUnavailable):
+        return 2
+    return 0 if isinstance(error, KeyNotFound) else 1
+
+
+class AsyncGroup:
+    """Members for one event loop. See the module."""
+
+    def __init__(
+        self,
+        members: Sequence[AsyncMemberLike],
+        *,
+        routing: Routing = "preferred",
+        clock: Callable[[], float] = wire.boot_clock,
+    ) -> None:
+        """``members``: in the order in which they are preferred. Raises ValueError for none, or an id twice."""
+        self._routes: _Routes[AsyncMemberLike] = _Routes([_Held(each) for each in members], routing, clock)
+
+    async def encrypt(
+        self, key: bytes, data: bytes, aad: bytes, *, verify: bool = True, deadline: float
+    ) -> ResidentCiphertext:
+        """AES-256-GCM under the key with this CKA_ID, before ``deadline`` (wire.boot_clock).
+
+        Raises:
+            HsmBusy: members work, but none takes more requests.
+            HsmTimeout, HsmUnavailable: no member has answered.
+            KeyNotFound: every member says that it has no such key.
+            HsmError: any other of hsm.base.
+        """
+        return await self._run(
+            key,
+            deadline,
+            lambda member, timeout_s: member.encrypt(key, data, aad, verify=verify, timeout_s=timeout_s),
+        )
+
+    async def decrypt(self, key: bytes, nonce: bytes, data: bytes, aad: bytes, *, deadline: float) -> bytes:
+        """Reverse of encrypt; ``data`` is ciphertext and tag. Raises DataInvalid, and what encrypt raises."""
+        return await self._run(
+            key,
+            deadline,
+            lambda member, timeout_s: member.decrypt(key, nonce, data, aad, timeout_s=timeout_s),
+        )
+
+    async def call(self, request: wire.Request, *, deadline: float) -> wire.Done:
+        """Send a request that changes nothing (Seal, Unseal, Random, Describe) to a member. Raises as encrypt does."""
+        return await self._run(
+            getattr(request, "key", b""),
+            deadline,
+            lambda member, timeout_s: member.call(request, timeout_s=timeout_s),
+        )
+
+    def hold(self, members: Collection[str]) -> Self:
+        """Return the same group, restricted to these members: those that hold a key. Breakers are shared."""
+        other = type(self).__new__(type(self))
+        other._routes = self._routes.restricted(members)
+        return other
+
+    def states(self) -> list[MemberState]:
+        """Return how each member does, in order of preference."""
+        return self._routes.states(self._routes.clock())
+
+    async def close(self) -> None:
+        """Close every member."""
+        for each in self._routes.held:
+            await each.member.close()
+
+    async def _run(
+        self, key: bytes, deadline: float, attempt: Callable[[AsyncMemberLike, float], Awaitable[T]]
+    ) -> T:
+        routes = self._routes
+        clock = routes.clock
+        now = clock()
+        share = (deadline - now) / SHARES
+        order, alone = routes.route(key, now)
+        errors: list[HsmError] = []
+        tried = 0
+        for place, held in enumerate(order, start=1):
+            if place > 1:
+                now = clock()
+            left = deadline - now
+            if left <= 0:
+                break
+            ticket = routes.began(held, now, alone)
+            if ticket is None:
+                continue
+            tried += 1
+            try:
+                result = await attempt(held.member, left if place == len(order) else min(share, left))
+            except HsmError as error:
+                routes.failed(held, ticket, key, error, clock())
+                errors.append(error)
+            except BaseException:
+                routes.abandoned(held, ticket)
+                raise
+            else:
+                routes.answered(held, ticket)
+                return result
+        raise routes.refusal(errors, tried, clock(), alone)
+
+
+class SyncGroup:
+    """Members for threads. See the module."""
+
+    def __init__(
+        self,
+        members: Sequence[SyncMemberLike],
+        *,
+        routing: Routing = "preferred",
+        clock: Callable[[], float] = wire.boot_clock,
+    ) -> None:
+        """As AsyncGroup."""
+        self._routes: _Routes[SyncMemberLike] = _Routes([_Held(each) for each in members], routing, clock)
+        self._lock = threading.Lock()  # held for bookkeeping only, never while a member is asked
+
+    def encrypt(
+        self, key: bytes, data: bytes, aad: bytes, *, verify: bool = True, deadline: float
+    ) -> ResidentCiphertext:
+        """As AsyncGroup.encrypt."""
+        return self._run(
+            key,
+            deadline,
+            lambda member, timeout_s: member.encrypt(key, data, aad, verify=verify, timeout_s=timeout_s),
+        )
+
+    def decrypt(self, key: bytes, nonce: bytes, data: bytes, aad: bytes, *, deadline: float) -> bytes:
+        """As AsyncGroup.decrypt."""
+        return self._run(
+            key,
+            deadline,
+            lambda member, timeout_s: member.decrypt(key, nonce, data, aad, timeout_s=timeout_s),
+        )
+
+    def call(self, request: wire.Request, *, deadline: float) -> wire.Done:
+        """As AsyncGroup.call."""
+        return self._run(
+            getattr(request, "key", b""),
+            deadline,
+            lambda member, timeout_s: member.call(request, timeout_s=timeout_s),
+        )
+
+    def hold(self, members: Collection[str]) -> Self:
+        """As AsyncGroup.hold."""
+        other = type(self).__new__(type(self))
+        other._routes = self._routes.restricted(members)
+        other._lock = self._lock
+        return other
+
+    def states(self) -> list[MemberState]:
+        """As AsyncGroup.states."""
+        with self._lock:
+            return self._routes.states(self._routes.clock())
+
+    def close(self) -> None:
+        """Close every member."""
+        for each in self._routes.held:
+            each.member.close()
+
+    def _run(self, key: bytes, deadline: float, attempt: Callable[[SyncMemberLike, float], T]) -> T:
+        routes = self._routes
+        clock = routes.clock
+        now = clock()
+        share = (deadline - now) / SHARES
+        with self._lock:
+            order, alone = routes.route(key, now)
+        errors: list[HsmError] = []
+        tried = 0
+        for place, held in enumerate(order, start=1):
+            if place > 1:
+                now = clock()
+            left = deadline - now
+            if left <= 0:
+                break
+            with self._lock:
+                ticket = routes.began(held, now, alone)
+            if ticket is None:
+                continue
+            tried += 1
+            try:
+                result = attempt(held.member, left if place == len(order) else min(share, left))
+            except HsmError as error:
+                with self._lock:
+                    routes.failed(held, ticket, key, error, clock())
+                errors.append(error)
+            except BaseException:
+                with self._lock:
+                    routes.abandoned(held, ticket)
+                raise
+            else:
+                with self._lock:
+                    routes.answered(held, ticket)
+                return result
+        with self._lock:
+            raise routes.refusal(errors, tried, clock(), alone)
