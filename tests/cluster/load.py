@@ -31,7 +31,7 @@ PATIENCE_S = 0.25
 CANARY_EVERY = 20
 DECRYPT_EVERY = 4
 MOST_CONNECTIONS = 400
-WARM_CONNECTIONS = 48
+WARM_CONNECTIONS = 200
 ABANDON_S = 2.0
 
 
@@ -62,7 +62,8 @@ class Client:
     answers: Any
     canary: str = ""
     ended: bool = False
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=deque)
+    """The one that has waited longest is used first: none idles until the balancer closes it."""
     kept: dict[str, deque[dict[str, Any]]] = field(default_factory=dict)
     busy: int = 0
 
@@ -73,7 +74,7 @@ class Client:
     async def go(self) -> None:
         """Send until told to end."""
         # As KMS does, it comes with connections that are open already; a thousand handshakes at once are another test.
-        self.idle = [await self.connect() for _ in range(WARM_CONNECTIONS)]
+        self.idle.extend([await self.connect() for _ in range(WARM_CONNECTIONS)])
         began = time.monotonic()
         tasks: set[asyncio.Task[None]] = set()
         for number in itertools.count():
@@ -134,7 +135,7 @@ class Client:
         self.busy += 1
         try:
             if self.idle:
-                reader, writer = self.idle.pop()
+                reader, writer = self.idle.popleft()
             elif self.busy > MOST_CONNECTIONS:
                 raise OSError("no connection is free")
             else:

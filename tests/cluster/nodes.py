@@ -14,6 +14,12 @@ from pathlib import Path
 from tests.vault.serving import ROOT, descendants, wait_for
 
 START_SECONDS = 60.0
+STARTING, ELSEWHERE, SERVING, OUTSIDE = 6, 6, 0, -10
+"""How eagerly (nice) processes run: those that start, control-plane machines, data-plane nodes, client and balancer.
+
+All imagined machines share the processors of one. What starts (seconds of imports) or makes keys would take from the
+nodes what on machines of their own it could not, and a client that is starved measures itself.
+"""
 
 
 class Program:
@@ -38,12 +44,18 @@ class Program:
                 stderr=log,
                 start_new_session=True,
             )
+        yield_to(self.process.pid, STARTING)
 
     def pids(self) -> list[int]:
         """Return the process and everything below it."""
         if self.process is None or self.process.poll() is not None:
             return []
         return [self.process.pid, *sorted(descendants(self.process.pid))]
+
+    def settle(self, nice: int = SERVING) -> None:
+        """Have it run as eagerly as others of its kind: it has started."""
+        for pid in self.pids():
+            yield_to(pid, nice)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to all of it at once."""
@@ -78,6 +90,11 @@ class Group:
         """Start each in order."""
         for program in self.programs:
             program.start()
+
+    def settle(self, nice: int = SERVING) -> None:
+        """Have it run as eagerly as others of its kind: it has started."""
+        for program in self.programs:
+            program.settle(nice)
 
     def kill(self) -> None:
         """End all at once, as a power cut would."""
@@ -172,6 +189,14 @@ class WebPair(Group):
         """Run a `keystead` command here to its end."""
         command = [sys.executable, "-P", "-m", "vault.cli", *words]
         return subprocess.run(command, env=self.environ, cwd=self.folder, capture_output=True, text=True)
+
+
+def yield_to(pid: int, nice: int) -> None:
+    """Set how eagerly every thread of a process is run, where this process may (root)."""
+    if os.geteuid() == 0:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for thread in os.listdir(f"/proc/{pid}/task"):
+                os.setpriority(os.PRIO_PROCESS, int(thread), nice)
 
 
 def wait_until(condition, what: str, seconds: float = START_SECONDS) -> float:

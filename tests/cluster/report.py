@@ -22,6 +22,8 @@ def table(rows: list[Row], sentences: list[str]) -> str:
         (
             f"Run of {when:%Y-%m-%d}: {os.cpu_count()} cores for everything, {platform.system()} {platform.machine()}, "
             f"{RATE:.0f} requests/s to {KEYS} keys, staleness bound {STALENESS_S:.0f} s."
+            " The scheduler prefers client and balancer to the nodes, the nodes to the control plane, and all of them to what is"
+            " still starting: on machines of their own they would not take processors from each other."
         ),
         "",
         (

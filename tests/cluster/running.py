@@ -16,6 +16,7 @@ import httpx
 from botocore.config import Config
 
 from tests.cluster.load import Answer
+from tests.cluster.nodes import OUTSIDE, yield_to
 from tests.cluster.whole import HOST, RATE, REGION, Cluster
 from tests.vault.serving import ROOT
 
@@ -101,6 +102,7 @@ def begin(cluster: Cluster, name: str) -> Running:
     """Start the client."""
     file = cluster.folder / "answers.tsv"
     process = subprocess.Popen([sys.executable, "-m", "tests.cluster.load"], cwd=ROOT, stdin=subprocess.PIPE)
+    yield_to(process.pid, OUTSIDE)
     credential = cluster.store["credential"]
     running = Running(cluster, name, file, process)
     running.tell(

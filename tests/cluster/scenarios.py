@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.cluster.nodes import XksNode, wait_until
+from tests.cluster.nodes import ELSEWHERE, XksNode, wait_until
 from tests.cluster.running import Running
 from tests.cluster.whole import STALENESS_S, Cluster
 
@@ -203,6 +203,7 @@ def upgrade(running: Running, seen: Observed) -> None:
             pair.stop()
             pair.start()
             wait_until(lambda port=pair.port: _healthy(port), f"{pair.name} answers")
+            pair.settle(ELSEWHERE)
 
 
 def kill_web_pair(running: Running, seen: Observed) -> None:
@@ -219,6 +220,8 @@ def kill_web_pair(running: Running, seen: Observed) -> None:
             except (httpx.HTTPError, AssertionError):
                 lost += 1
         pair.start()
+        wait_until(lambda: _healthy(pair.port), f"{pair.name} answers")
+        pair.settle(ELSEWHERE)
     wait_until(lambda: all(_has_ended(running, one) for one in made), "every key is linked", RESUME_S)
     ended_at = time.monotonic()
     failed = [one for one in made if _operation(running, one)["state"] != "SUCCEEDED"]

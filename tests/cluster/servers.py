@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+from tests.cluster.nodes import OUTSIDE, yield_to
 from tests.vault.serving import descendants, free_ports, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +134,7 @@ class Balancer:
                 stderr=log,
                 cwd=self.folder,
             )
+        yield_to(self.process.pid, OUTSIDE)
         if not wait_for(lambda: _listens(port), 15):
             raise AssertionError(f"HAProxy did not start: {(self.folder / 'haproxy.log').read_text()[-800:]}")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.nodes import Program, WebPair, XksNode, wait_until
+from tests.cluster.nodes import ELSEWHERE, Program, WebPair, XksNode, wait_until
 from tests.cluster.servers import Balancer, Broker, Database, mount_small_disk, unmount
 from tests.vault.serving import ROOT, free_ports
 from vault import probe
@@ -63,7 +63,10 @@ class Cluster:
 
     def wait_serving(self, seconds: float = 60.0) -> float:
         """Return the seconds until both nodes serve."""
-        return wait_until(lambda: self.serving() == len(self.nodes), "both nodes serve", seconds)
+        took = wait_until(lambda: self.serving() == len(self.nodes), "both nodes serve", seconds)
+        for node in self.nodes:
+            node.settle()
+        return took
 
     def web_answers(self) -> bool:
         """Tell whether the web answers through the balancer."""
@@ -190,6 +193,8 @@ def _bring_up(cluster: Cluster) -> None:
     cluster.balancer.start(cluster.xks_port)
     cluster.wait_serving()
     wait_until(cluster.web_answers, "the web answers")
+    for started in (cluster.simulator, *cluster.pairs):
+        started.settle(ELSEWHERE)
     _populate(cluster)
 
 
