@@ -4,7 +4,7 @@ set -euo pipefail
 
 case "${1:-}" in
     run) wanted=(python3 python3-venv) ;;
-    test) wanted=(postgresql redis-server softhsm2 p11-kit p11-kit-modules curl jq haproxy prometheus chromium wrk nghttp2-client) ;;
+    test) wanted=(postgresql redis-server softhsm2 p11-kit p11-kit-modules gcc libc6-dev curl jq haproxy prometheus chromium wrk nghttp2-client) ;;
     *) echo "usage: packages.sh run|test" >&2; exit 2 ;;
 esac
 
@@ -20,6 +20,7 @@ has() {
         p11-kit-modules) compgen -G '/usr/lib/*/p11-kit-proxy.so' >/dev/null || compgen -G '/usr/lib*/p11-kit-proxy.so' >/dev/null ;;
         # Not on every user's PATH.
         haproxy) command -v haproxy >/dev/null || [ -x /usr/sbin/haproxy ] ;;
+        libc6-dev) [ -e /usr/include/stdio.h ] ;;
         prometheus) command -v promtool >/dev/null ;;
         nghttp2-client) command -v h2load >/dev/null ;;
         *) command -v "$1" >/dev/null ;;
