@@ -128,6 +128,10 @@ class Lane:
         finally:
             self.busy_since = 0.0
 
+    def draw(self, count: int) -> bytes:
+        """Return bytes of the HSM's random generator; to be called in run()."""
+        return self._random(count)
+
     # --- AES-GCM -------------------------------------------------------------------------------------------------
 
     def encrypt(self, key: bytes, data: bytes, aad: bytes, verify: bool) -> tuple[bytes, bytes]:

@@ -84,7 +84,7 @@ def make_tokens(
     root = Path(folder)
     tokens = root / "tokens"
     tokens.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.chmod(root, 0o700)  # noqa: S103 - 0700
+    os.chmod(root, 0o700)
     configuration = root / "softhsm2.conf"
     configuration.write_text(
         f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n"
@@ -111,7 +111,7 @@ def clone(folder: TokenFolder, into: str | os.PathLike[str]) -> TokenFolder:
     root = Path(into)
     source = Path(folder.configuration).parent
     shutil.copytree(source / "tokens", root / "tokens")
-    os.chmod(root, 0o700)  # noqa: S103 - 0700
+    os.chmod(root, 0o700)
     configuration = root / "softhsm2.conf"
     configuration.write_text(
         Path(folder.configuration).read_text().replace(str(source / "tokens"), str(root / "tokens"))

@@ -173,6 +173,12 @@ class Unseal(msgspec.Struct, tag="u", array_like=True):
     data: bytes
 
 
+class Probe(msgspec.Struct, tag="q", array_like=True):
+    """Measure also what takes long (RSA-OAEP), and answer as Status does. May take a few seconds."""
+
+    id: int
+
+
 class Status(msgspec.Struct, tag="s", array_like=True):
     """Ask who the token is, what it can do, and what the helper has counted: ``Done.info``."""
 
@@ -210,6 +216,7 @@ Request: TypeAlias = (
     | Harden
     | Seal
     | Unseal
+    | Probe
     | Status
 )
 Answer: TypeAlias = Done | Failed

@@ -23,6 +23,7 @@ requests = st.one_of(
     st.builds(wire.Harden, numbers, binary),
     st.builds(wire.Seal, numbers, binary, binary),
     st.builds(wire.Unseal, numbers, binary, binary),
+    st.builds(wire.Probe, numbers),
     st.builds(wire.Status, numbers),
 )
 answers = st.one_of(
