@@ -18,6 +18,8 @@ WORDS = {
     "appliance.manage_nodes": "Let nodes take over a database that went backwards",
     "appliance.manage_certificates": "Request, install, serve and delete certificates of the XKS endpoint, and clients' roots",
     "appliance.view_audit": "See the installation's audit events: sign-ins, users, vaults as a whole",
+    "appliance.view_hsms": "see HSM connections, their members and keys",
+    "appliance.manage_hsms": "connect, change, test and remove HSMs; change PINs; move the root key",
     "vault.view": "See the vault",
     "vault.update": "Rename and describe the vault",
     "vault.block": "Block the vault: the data plane refuses every use of its keys",

@@ -16,6 +16,8 @@ class Permission(StrEnum):
     APPLIANCE_MANAGE_NODES = "appliance.manage_nodes"
     APPLIANCE_MANAGE_CERTIFICATES = "appliance.manage_certificates"
     APPLIANCE_VIEW_AUDIT = "appliance.view_audit"
+    APPLIANCE_VIEW_HSMS = "appliance.view_hsms"
+    APPLIANCE_MANAGE_HSMS = "appliance.manage_hsms"
 
     VAULT_VIEW = "vault.view"
     VAULT_UPDATE = "vault.update"

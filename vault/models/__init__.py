@@ -3,6 +3,7 @@
 from vault.models.access import ApiToken, IdempotencyRecord
 from vault.models.attention import AttentionMailbox, AttentionSeen, UnusedKeys
 from vault.models.audit import AuditChainHead, AuditEvent, AuditLink
+from vault.models.hsm import HsmConnection, HsmKey, HsmKeyPlacement, HsmMember
 from vault.models.nodes import Generation, GenerationChange, Node, WorkerProcess
 from vault.models.preferences import UserPreferences
 from vault.models.pulses import Pulse
@@ -20,6 +21,10 @@ __all__ = [
     "Generation",
     "GenerationChange",
     "Group",
+    "HsmConnection",
+    "HsmKey",
+    "HsmKeyPlacement",
+    "HsmMember",
     "IdempotencyRecord",
     "Installation",
     "Membership",
