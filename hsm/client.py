@@ -389,8 +389,9 @@ class SyncMember:
 
 def _quiet(link: sockets.socket) -> bool:
     """Say whether an idle connection is still open, and nothing unasked for has come on it."""
+    link.setblocking(False)  # with a time-out, Python itself waits before it reads, whatever the flags say
     try:
-        link.recv(1, sockets.MSG_PEEK | sockets.MSG_DONTWAIT)
+        link.recv(1, sockets.MSG_PEEK)
     except (BlockingIOError, InterruptedError):
         return True
     except OSError:
