@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import secrets
 import statistics
 import sys
 import tempfile
@@ -113,6 +114,7 @@ def sign_in(vault: Any) -> Any:
 
     ada = User.objects.get(email="ada@example.com")
     ada.is_appliance_admin = True
+    ada.set_password(secrets.token_urlsafe())  # without one, pages of the account lead elsewhere
     ada.save()
     client = Client()
     client.force_login(ada)

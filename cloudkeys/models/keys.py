@@ -148,6 +148,7 @@ class CloudKey(models.Model):
             models.Index(fields=["kms_key_id"], name="cloud_key_kms_id"),
             models.Index(fields=["vault", "state", "name", "id"], name="cloud_key_vault_state"),
             models.Index(fields=["key_set", "name", "id"], name="cloud_key_key_set_name"),
+            models.Index(fields=["key_set", "kind", "state"], name="cloud_key_key_set_counts"),
             models.Index(
                 fields=["next_rotation_at"],
                 name="cloud_key_next_rotation",

@@ -30,7 +30,7 @@ def count_by_day(rows: QuerySet[Any], name: str, tz: ZoneInfo) -> Counter[date]:
     else:
         moments = rows.values_list(Substr(Cast(name, TextField()), 1, 13 if whole else 16))
     days: Counter[date] = Counter()
-    for moment, count in moments.order_by().annotate(count=Count("pk")):
+    for moment, count in moments.order_by().annotate(count=Count("*")):
         at = moment if isinstance(moment, datetime) else datetime.fromisoformat(moment).replace(tzinfo=UTC)
         days[at.astimezone(tz).date()] += count
     return days

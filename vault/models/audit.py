@@ -54,6 +54,11 @@ class AuditEvent(models.Model):
             models.Index(fields=["vault", "target_type", "-sequence"], name="audit_target_type"),
             models.Index(fields=["vault", "outcome", "-sequence"], name="audit_outcome"),
             models.Index(fields=["vault", "at"], name="audit_vault_at"),
+            models.Index(
+                fields=["-sequence"],
+                name="audit_installation",
+                condition=models.Q(vault=None) | models.Q(target_type="vault"),
+            ),
             models.Index(fields=["request_id"], name="audit_request_id"),
         ]
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
 
 from django import forms
+from django.forms.utils import flatatt
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 
 from vault.models import Membership, UserPreferences, Vault
 from vault.permissions import Permission
@@ -31,11 +35,31 @@ HELP = {
 THEME_COOKIE, DENSITY_COOKIE = "keystead-theme", "keystead-density"
 
 
-def zones() -> set[str]:
-    """Time zones that somebody may live in."""
-    return {
+@cache
+def zones() -> frozenset[str]:
+    """Time zones that somebody may live in; read from the disk once."""
+    return frozenset(
         name for name in available_timezones() if "/" in name and not name.startswith(("Etc/", "SystemV/"))
-    } | {"UTC"}
+    ) | {"UTC"}
+
+
+class ManyChoices(forms.Select):
+    """A select of hundreds of plain options, put together without a template for each."""
+
+    def render(self, name: str, value: Any, attrs: Any = None, renderer: Any = None) -> SafeString:
+        """See Select."""
+        given = self.build_attrs(self.attrs, {"name": name, **(attrs or {})})
+        chosen = str(value or "")
+        plain, selected = '<option value="{}">{}</option>', '<option value="{}" selected>{}</option>'
+        options = format_html_join(
+            "",
+            "{}",
+            (
+                (format_html(selected if option == chosen else plain, option, label),)
+                for option, label in self.choices
+            ),
+        )
+        return format_html("<select{}>{}</select>", flatatt(given), options)
 
 
 class VaultSettingsForm(PageForm):
@@ -55,7 +79,7 @@ class PreferencesForm(PageForm):
     """How one wishes to see and hear things."""
 
     name = forms.CharField(max_length=150, label="Your name")
-    time_zone = forms.ChoiceField(help_text="Exact times are shown in it.")
+    time_zone = forms.ChoiceField(help_text="Exact times are shown in it.", widget=ManyChoices)
     theme = forms.ChoiceField(choices=UserPreferences.Theme.choices, required=False)
     density = forms.ChoiceField(
         choices=UserPreferences.Density.choices, required=False, label="Rows of tables"

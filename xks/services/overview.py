@@ -132,7 +132,7 @@ def keys_by_state(vault: Vault) -> list[KeyCount]:
         CloudKey.objects.filter(vault=vault, kind=CloudKey.Kind.USER)
         .order_by()
         .values_list("csp_account", "state")
-        .annotate(count=Count("pk"), blocked=Count("pk", filter=Q(blocked=True)))
+        .annotate(count=Count("*"), blocked=Count("blocked", filter=Q(blocked=True)))
     )
     counts: Counter[tuple[str, str]] = Counter()
     blocked: Counter[tuple[str, str]] = Counter()
