@@ -24,6 +24,7 @@ from vault.env_values import DatabaseUrl, MailUrl
 __all__ = ["SETTINGS", "DatabaseUrl", "MailUrl", "Setting", "SettingError", "get", "is_embedded", "is_set"]
 
 MAX_FILE_BYTES = 64 * 1024
+PIN_PREFIX = "KEYSTEAD_HSM_PIN_"  # and the name of an HSM connection: see vault/hsm_pins.py
 
 
 class SettingError(ValueError):
@@ -81,6 +82,22 @@ _ROWS = (
         "File of the 32-byte root key that wraps each vault's key. Mode 0600 or 0400, owned by the process's user.",
         "Give the path of the root key's file.",
         default_note="root.key in the data folder", names_file=True,
+    ),
+    Setting(
+        "KEYSTEAD_HSM_MODULE_DIRS", "HSMs", values.paths,
+        "/usr/lib/softhsm:/usr/lib/x86_64-linux-gnu/softhsm:/usr/lib/aarch64-linux-gnu/softhsm:/usr/lib64/pkcs11:"
+        "/opt/nfast/toolkits/pkcs11:/usr/safenet/lunaclient/lib:/opt/cloudhsm/lib:/usr/lib/x86_64-linux-gnu/pkcs11:"
+        "/usr/lib/keystead/hsm",
+        "Folders, separated by colons, in which PKCS#11 modules of HSM connections may lie. A module runs code in Keystead's "
+        "name: only root should be able to write there.",
+        "Write absolute paths of folders, separated by colons.",
+    ),
+    Setting(
+        "KEYSTEAD_HSM_VARIABLES", "HSMs", values.names, "",
+        "Further environment variables, separated by commas, that a connection may give its vendor's module, beside the known "
+        "ones of nShield, Luna, CloudHSM, YubiHSM and SoftHSM. PINs that do not lie in the database are given as "
+        "KEYSTEAD_HSM_PIN_<NAME> or KEYSTEAD_HSM_PIN_<NAME>_FILE (the connection's name in capitals, other characters as _).",
+        "Write names of variables, separated by commas.", default_note="none",
     ),
     Setting(
         "KEYSTEAD_SECRET_KEY", "Keys and secrets", values.secret_key, None,
@@ -439,6 +456,7 @@ def errors(environ: Mapping[str, str] | None = None) -> list[SettingError]:
     for name in sorted(environ):
         if (
             name.startswith("KEYSTEAD_")
+            and not name.startswith(PIN_PREFIX)
             and name not in SETTINGS
             and name.removesuffix("_FILE") not in SETTINGS
         ):

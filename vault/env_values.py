@@ -27,6 +27,24 @@ def path(value: str) -> Path:
         raise ValueError(f"{value!r} begins with the home folder of an unknown user.") from None
 
 
+def paths(value: str) -> list[Path]:
+    """Absolute paths, separated by colons."""
+    found = [Path(part) for part in value.split(":") if part]
+    for each in found:
+        if not each.is_absolute():
+            raise ValueError(f"{str(each)!r} is no absolute path.")
+    return found
+
+
+def names(value: str) -> list[str]:
+    """Names of environment variables, separated by commas."""
+    found = [part.strip() for part in value.split(",") if part.strip()]
+    for each in found:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each):
+            raise ValueError(f"{each!r} is no name of a variable.")
+    return found
+
+
 def switch(value: str) -> bool:
     """on or off, in the usual spellings."""
     known = {

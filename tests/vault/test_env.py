@@ -70,6 +70,8 @@ CASES: dict[str, tuple[str, object, list[str]]] = {
     "KEYSTEAD_XKS_MAX_STALENESS": ("2.5", 2.5, ["0", "nan", "inf", "x", "86401"]),
     "KEYSTEAD_XKS_BUDGET_MS": ("80", 80, ["9", "241", "soon"]),
     "KEYSTEAD_XKS_DRAIN": ("90", 90, ["0", "601", "soon"]),
+    "KEYSTEAD_HSM_MODULE_DIRS": ("/a/b:/c", [Path("/a/b"), Path("/c")], ["relative", "/a:b"]),
+    "KEYSTEAD_HSM_VARIABLES": ("A_B, C", ["A_B", "C"], ["A-B", "1A"]),
     "KEYSTEAD_XKS_FRONTS": (
         "192.0.2.7, 10.1.0.0/16",
         [ip_network("192.0.2.7/32"), ip_network("10.1.0.0/16")],
