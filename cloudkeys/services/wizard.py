@@ -12,10 +12,11 @@ from django.conf import settings
 from cloudkeys import naming
 from cloudkeys.models import AwsStoreLink, CspAccount, KeySet, XksCredential, XksKeyStore
 from cloudkeys.schedules import Expiration, Schedule, parse_expiration, parse_schedule
+from cloudkeys.services.hsm_choice import check_choice
 from cloudkeys.services.rows import find_group, require_free_name, require_live_vault
 from vault.actors import Actor
 from vault.errors import DomainError, ValidationFailed
-from vault.models import Vault
+from vault.models import HsmConnection, Vault
 from vault.permissions import Permission
 
 STEPS = ("what", "account", "store", "protection", "schedule")
@@ -23,7 +24,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "what": ("type", "name", "description", "group"),
     "account": ("csp_account",),
     "store": ("use_as_external_key_store", "path_prefix", "links"),
-    "protection": ("protection",),
+    "protection": ("protection", "hsm_connection"),
     "schedule": ("rotation_schedule", "expiration"),
 }
 PROTECTIONS: dict[str, str] = {
@@ -39,6 +40,33 @@ PROTECTIONS: dict[str, str] = {
         "Keys are made in an HSM and never leave it: every encrypt and decrypt is done inside. The safest, and the slowest."
     ),
 }
+PROTECTION_FACTS: dict[str, tuple[tuple[str, str], ...]] = {
+    KeySet.Protection.SOFTWARE: (
+        ("Speed", "full; no HSM is asked."),
+        ("An HSM fails", "nothing happens to these keys."),
+        ("What AWS sees", "an external key. It is not told how it is protected."),
+    ),
+    KeySet.Protection.HSM_WRAPPED: (
+        ("Speed", "full; the HSM is asked once when a node loads the set's keys, never for a request."),
+        (
+            "The HSM fails",
+            "running nodes go on. A node that starts refuses these keys until it is back. Lost for ever without a backup: so are the keys.",
+        ),
+        ("What AWS sees", "the same as with software."),
+    ),
+    KeySet.Protection.HSM_RESIDENT: (
+        (
+            "Speed",
+            "that of the HSM and of the network to it: two calls for each encrypt, one for each decrypt.",
+        ),
+        (
+            "The HSM fails",
+            "AWS is refused until a member answers again. Lost for ever without a backup: so are the keys, and all data under them.",
+        ),
+        ("What AWS sees", "the same, and longer answers while the HSM is busy."),
+    ),
+}
+"""What each protection costs, in plain words: (about, what is said)."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +110,7 @@ def check_key_set(
         "what": lambda: _check_what(vault, values),
         "account": lambda: _check_account(actor, account),
         "store": lambda: _check_store(values, account if isinstance(account, CspAccount) else None),
-        "protection": lambda: _check_protection(values),
+        "protection": lambda: _check_protection(vault, values),
         "schedule": lambda: _check_schedule(values),
     }
     problems: list[Problem] = []
@@ -231,18 +259,9 @@ def _check_link(
     return _errors(region, linked, endpoint, way)
 
 
-def _check_protection(values: Mapping[str, Any]) -> list[DomainError]:
+def _check_protection(vault: Vault, values: Mapping[str, Any]) -> list[DomainError]:
     given = values.get("protection", KeySet.Protection.SOFTWARE)
-    if given == KeySet.Protection.SOFTWARE:
-        return []
-    known = given in KeySet.Protection.values
-    return [
-        ValidationFailed(
-            "HSM protection is not offered in this version." if known else "This protection is unknown.",
-            field="protection",
-            cure="Choose software.",
-        )
-    ]
+    return _errors(lambda: check_choice(vault, given, values.get("hsm_connection")))
 
 
 def _check_schedule(values: Mapping[str, Any]) -> list[DomainError]:
@@ -282,6 +301,11 @@ def _summary(values: Mapping[str, Any], account: CspAccount | None) -> list[tupl
         rows.append(("External key store", "No"))
     protection = values.get("protection", KeySet.Protection.SOFTWARE)
     rows.append(("Protection", PROTECTIONS[protection]))
+    if values.get("hsm_connection"):
+        named = (
+            HsmConnection.objects.filter(pk=values["hsm_connection"]).values_list("name", flat=True).first()
+        )
+        rows.append(("HSM", str(named)))
     rows.append(
         ("Rotation", schedule_words(parse_schedule(values.get("rotation_schedule") or {"kind": "none"})))
     )

@@ -12,8 +12,9 @@ from django.conf import settings
 
 from cloudkeys import naming
 from cloudkeys.models import AwsStoreLink, CspAccount, KeySet
+from cloudkeys.services.hsm_choice import hsm_choices, why_not
 from cloudkeys.services.stores import LinkRequest
-from cloudkeys.services.wizard import STEPS, check_key_set
+from cloudkeys.services.wizard import PROTECTION_FACTS, PROTECTIONS, STEPS, check_key_set
 from cloudkeys.web.csp_accounts import group_choices
 from cloudkeys.web.schedules import ExpirationFields, RotationFields
 from vault.actors import Actor
@@ -271,15 +272,43 @@ class StoreForm(StepForm):
 
 
 class ProtectionForm(StepForm):
-    """How the keys are protected; what is not connected yet is shown and cannot be chosen."""
+    """How the keys are protected, and by which HSM; what no HSM of the vault can do is shown and cannot be chosen."""
 
     protection = forms.ChoiceField(
         choices=KeySet.Protection.choices, widget=forms.RadioSelect, initial=KeySet.Protection.SOFTWARE
     )
+    hsm_connection = forms.ChoiceField(
+        required=False, label="HSM", help_text="Those that the appliance admin allows this vault to use."
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.choices = hsm_choices(self.vault)
+        able = [each for each in self.choices if each.possible]
+        self.fields["hsm_connection"].choices = [  # type: ignore[attr-defined]
+            *((("", "Choose one"),) if len(able) != 1 else ()),
+            *((str(each.id), each.words) for each in able),
+        ]
+
+    def options(self) -> list[dict[str, Any]]:
+        """The protections as the template draws them."""
+        return [
+            {
+                "option": option,
+                "words": PROTECTIONS[option.data["value"]],
+                "facts": PROTECTION_FACTS[option.data["value"]],
+                "why_not": (reason := why_not(option.data["value"], self.choices)),
+                "offered": not reason,
+            }
+            for option in self["protection"]
+        ]
 
     def service_values(self) -> dict[str, Any]:
-        """The protection."""
-        return {"protection": self.cleaned_data["protection"]}
+        """The protection, and the HSM where one is needed."""
+        given = self.cleaned_data
+        software = given["protection"] == KeySet.Protection.SOFTWARE
+        chosen = "" if software else given["hsm_connection"]
+        return {"protection": given["protection"], "hsm_connection": UUID(chosen) if chosen else None}
 
 
 class ScheduleForm(StepForm, RotationFields, ExpirationFields):
@@ -340,7 +369,8 @@ class Walk:
     def create_values(self) -> dict[str, Any]:
         """The arguments of `create_key_set`; only when nothing is wrong."""
         links = [LinkRequest(**link) for link in self.values.get("links", ())]
-        return {**self.values, "links": links}
+        given = {name: value for name, value in self.values.items() if name != "hsm_connection" or value}
+        return {**given, "links": links}
 
 
 def regions(account: CspAccount | None) -> list[str]:

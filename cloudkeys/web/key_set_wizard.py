@@ -8,12 +8,20 @@ from uuid import UUID, uuid4
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
-from cloudkeys.models import KeySet, KeySetDraft
+from cloudkeys.models import KeySetDraft
 from cloudkeys.services import drafts
 from cloudkeys.services.key_sets import KeySetCreated
 from cloudkeys.services.trial import simulator_offered, trial_account
-from cloudkeys.services.wizard import PROTECTIONS, STEPS, check_key_set
-from cloudkeys.web.key_set_steps import LABELS, AccountForm, StepForm, StoreForm, Walk, regions
+from cloudkeys.services.wizard import STEPS, check_key_set
+from cloudkeys.web.key_set_steps import (
+    LABELS,
+    AccountForm,
+    ProtectionForm,
+    StepForm,
+    StoreForm,
+    Walk,
+    regions,
+)
 from vault.errors import NotFound, StaleRevision
 from vault.models import Vault
 from vault.permissions import Permission
@@ -38,7 +46,7 @@ HELP = {
     "links": (
         ("Quick start", "quickstart"),
         ("Topologies and reachability", "topologies"),
-        ("What protects a key", "threat-model"),
+        ("How keys are protected", "hsm"),
     ),
 }
 
@@ -213,15 +221,9 @@ def _show(request: Any, vault: Vault, draft_id: UUID, walk: Walk, step: str, for
         )
     if isinstance(form, StoreForm):
         context["regions"] = regions(form.account)
-    if step == "protection":
-        context["protections"] = [
-            {
-                "option": option,
-                "words": PROTECTIONS[option.data["value"]],
-                "offered": option.data["value"] == KeySet.Protection.SOFTWARE,
-            }
-            for option in form["protection"]
-        ]
+    if isinstance(form, ProtectionForm):
+        context["protections"] = form.options()
+        context["connections"] = [each for each in form.choices if each.possible]
     return page(request, "cloudkeys/key_sets/wizard.html", context, status=form.status)
 
 

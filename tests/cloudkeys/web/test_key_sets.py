@@ -16,6 +16,7 @@ from tests.cast import WHO, Cast
 from tests.cloudkeys.world import new_account, new_key, new_key_set
 from tests.web import Browser, text_of
 from vault.keys import unseal
+from vault.models import HsmConnection, HsmMember
 
 WHAT = {"type": "AWS", "name": "pay-hyok", "description": "kept words", "group": ""}
 STORE = {
@@ -218,13 +219,64 @@ def test_typing_is_kept_and_another_window_does_not_overwrite_it(cast: Cast) -> 
     assert KeySetDraft.objects.get().title == "pay-hyok"
 
 
-def test_hsm_protection_is_shown_and_cannot_be_chosen(cast: Cast) -> None:
+def connect_hsm(cast: Cast, name: str, possible: list[str], **more: Any) -> HsmConnection:
+    """A connection that the vault may use, as a keeper has left it."""
+    row = HsmConnection.objects.create(name=name, module_path="/opt/vendor/libpkcs11.so")
+    HsmMember.objects.create(
+        connection=row,
+        token_serial=f"serial-{name}",
+        profile={"gcm": {"works": bool(possible)}, "possible": possible, "missing": more.get("missing", [])},
+        state=more.get("state", "ACTIVE"),
+    )
+    row.vaults.add(cast.vault)
+    return row
+
+
+def test_without_an_hsm_the_choice_says_why_it_cannot_be_made(cast: Cast) -> None:
     owner, draft = Browser(cast, "owner"), uuid4()
     url = step(cast, draft, "protection")
-    assert "No HSM connected yet" in text_of(owner.get(url))
+    words = text_of(owner.get(url))
+    assert "Not to be chosen: No HSM may be used in this vault." in words
+    assert "Lost for ever without a backup" in words
     refused = owner.send(url, protection="hsm-resident")
     assert refused.status_code == 422
-    assert "HSM protection is not offered" in text_of(refused)
+    assert "No HSM may be used in this vault" in text_of(refused)
+
+
+def test_an_hsm_is_chosen_with_the_protection_that_it_can_give(cast: Cast) -> None:
+    stranger = connect_hsm(cast, "elsewhere", ["hsm-wrapped", "hsm-resident"])
+    stranger.vaults.set([cast.other_vault])
+    able = connect_hsm(cast, "luna", ["root-key", "hsm-wrapped", "hsm-resident"], state="UNAVAILABLE")
+    only_wraps = connect_hsm(cast, "old", ["hsm-wrapped"], missing=["the token has no AES-GCM"])
+    owner, draft = Browser(cast, "owner"), uuid4()
+    url = step(cast, draft, "protection")
+    words = text_of(owner.get(url))
+    assert "luna (0 of 1 members serve)" in words
+    assert "elsewhere" not in words
+    assert "Not to be chosen" not in words
+    for given, expected in (
+        ({"protection": "hsm-resident"}, "Which HSM is to protect the keys is not said"),
+        (
+            {"protection": "hsm-resident", "hsm_connection": str(only_wraps.pk)},
+            "old cannot do it: the token has no AES-GCM",
+        ),
+        ({"protection": "hsm-resident", "hsm_connection": str(stranger.pk)}, "Select a valid choice"),
+    ):
+        refused = owner.send(url, **given)
+        assert refused.status_code == 422
+        assert expected in text_of(refused)
+    taken = owner.send(url, protection="hsm-resident", hsm_connection=str(able.pk))
+    assert taken.status_code == 303
+    assert taken["Location"] == step(cast, draft, "schedule")
+    # With software the picker says nothing, whatever it stands on.
+    assert owner.send(url, protection="software", hsm_connection=str(able.pk)).status_code == 303
+
+
+def test_an_hsm_that_nobody_reached_cannot_be_chosen(cast: Cast) -> None:
+    row = connect_hsm(cast, "new", [])
+    row.members.update(profile={})  # type: ignore[attr-defined]
+    words = text_of(Browser(cast, "owner").get(step(cast, uuid4(), "protection")))
+    assert "No HSM of this vault was reached yet" in words
 
 
 def test_a_linked_store_shows_its_work_live(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
