@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from hsm.base import DataInvalid, WrongWrappingKey
+from hsm.base import BlobMalformed, DataInvalid, KeyNotFound, ResidentCiphertext, WrongWrappingKey
 from hsm.blob import KEY_ID_BYTES, NONCE_BYTES, Algorithm, Blob, pack, parse
 
 KEY_BYTES: Final = 32
@@ -71,7 +71,58 @@ class SoftwareKeyWrapper:
         # Ids are public, so an ordinary comparison tells nothing.
         if parts.key_id != self._key_id:
             raise WrongWrappingKey(named=parts.key_id, at_hand=self._key_id)
+        if parts.algorithm is not Algorithm.AES_256_GCM:
+            raise BlobMalformed("a blob of an HSM that names a key in software")
         try:
             return self._aead.decrypt(parts.nonce, parts.ciphertext, associated_data)
         except InvalidTag:
             raise DataInvalid("the blob does not authenticate: altered, or not of this place") from None
+
+
+class SoftwareResidentKey:
+    """ResidentKey over a key in this process: what an HSM does, without one. For tests and comparisons of behaviour."""
+
+    __slots__ = ("_aead", "_key_id")
+
+    def __init__(self) -> None:
+        """Make a key."""
+        self._key_id = os.urandom(KEY_ID_BYTES).hex()
+        self._aead: AESGCM | None = AESGCM(new_key())
+
+    def __repr__(self) -> str:
+        return f"SoftwareResidentKey(key_id={self._key_id!r})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a resident key is not serialised")
+
+    @property
+    def key_id(self) -> str:
+        """See ResidentKey."""
+        return self._key_id
+
+    def encrypt(self, plaintext: bytes, associated_data: bytes) -> ResidentCiphertext:
+        """See ResidentKey."""
+        nonce = os.urandom(NONCE_BYTES)
+        return ResidentCiphertext(nonce, self._held().encrypt(nonce, plaintext, associated_data))
+
+    def decrypt(self, nonce: bytes, ciphertext: bytes, associated_data: bytes) -> bytes:
+        """See ResidentKey."""
+        aead = self._held()
+        if len(nonce) < 8:
+            raise DataInvalid(f"a nonce of {len(nonce)} bytes")
+        try:
+            return aead.decrypt(nonce, ciphertext, associated_data)
+        except InvalidTag:
+            raise DataInvalid(
+                "the ciphertext does not authenticate: altered, or of another key or place"
+            ) from None
+
+    def destroy(self) -> None:
+        """See ResidentKey."""
+        self._held()
+        self._aead = None
+
+    def _held(self) -> AESGCM:
+        if self._aead is None:
+            raise KeyNotFound(f"no key {self._key_id}: it was destroyed")
+        return self._aead
