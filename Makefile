@@ -68,6 +68,11 @@ bench-xks: $(DEV) ## Measure the XKS endpoint (wrk, h2load); LONG=1, PEER=url,pr
 bench-overload: $(DEV) ## Measure what becomes of requests beyond what the endpoint can take (needs h2load)
 	@$(BIN)/python scripts/bench_overload.py $(ARGS)
 
+.PHONY: bench-journal
+bench-journal: $(DEV) $(PACKAGES) ## Measure what recording every use costs: fdatasync, write against group, shipping, bytes (needs wrk)
+	@$(BIN)/python scripts/bench_journal.py $(ARGS)
+	@$(BIN)/python scripts/services.py $(BIN)/python scripts/bench_journal.py --only ship $(ARGS)
+
 .PHONY: bench-kill-switch
 bench-kill-switch: $(DEV) $(PACKAGES) ## Measure how fast a disable takes effect under load, on SQLite and PostgreSQL
 	@$(BIN)/python scripts/bench_kill_switch.py $(ARGS)

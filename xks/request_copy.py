@@ -21,9 +21,10 @@ _NUMBERS = (
     "vault_id",
 )  # fmt: skip
 COLUMNS = (*_NUMBERS, *NAMED_FIELDS)
+_MINUTE_US = 60_000_000
 _HOUR_US = 3_600_000_000
 _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-_AT_ONCE = 90
+_AT_ONCE = {"sqlite": 90, "postgresql": 1000}
 """Rows of one INSERT with sums; SQLite takes 999 values in its oldest builds."""
 _USAGE = ("hour", "store_id", "key_id", "operation", "principal_arn", "kms_via_service", "outcome")
 _TRAFFIC = ("span_s", "at", "store_id", "bucket")
@@ -51,7 +52,7 @@ def insert(
     with connection.cursor() as cursor:
         cursor.executemany(
             f"INSERT INTO {TABLE} ({', '.join(COLUMNS)}) VALUES ({marks})",  # noqa: S608 - our own names
-            [tuple(row) for row in _tuples(chain, segment, rows, names, vault_of)],
+            list(_tuples(chain, segment, rows, names, vault_of)),
         )
 
 
@@ -139,21 +140,21 @@ def mark_withheld(chain: UUID, segment: int, spans: Iterable[Withheld]) -> None:
 
 def add_sums(rows: Sequence[Row], names: Sequence[str]) -> None:
     """Add records to the hourly sums."""
-    sums: dict[tuple[int, ...], int] = defaultdict(int)
+    sums: dict[tuple[int, ...], int] = {}
     last: dict[tuple[int, ...], int] = {}
-    for row in rows:
-        n = row.names
-        hours = (row.at // _HOUR_US, n[STORE], n[KEY], n[OPERATION], n[PRINCIPAL], n[SERVICE], n[OUTCOME])
-        sums[hours] += 1
-        if last.get(hours, 0) < row.at:
-            last[hours] = row.at
-    told: dict[tuple[Any, ...], tuple[int, datetime]] = {}
-    for key, count in sums.items():
-        hour, *numbers = key
-        found = (_moment(hour * 3600), *(names[number] for number in numbers))
-        at = _moment(last[key] // 1_000_000, last[key] % 1_000_000)
-        before = told.get(found, (0, at))  # what is shortened alike has two numbers and one text
-        told[found] = (before[0] + count, max(before[1], at))
+    for _, at, _, _, _, _, n in rows:
+        key = (at // _HOUR_US, n[STORE], n[KEY], n[OPERATION], n[PRINCIPAL], n[SERVICE], n[OUTCOME])
+        sums[key] = sums.get(key, 0) + 1
+        if last.get(key, -1) < at:
+            last[key] = at
+    hours: dict[int, Any] = {}
+    told: dict[tuple[Any, ...], tuple[int, int]] = {}
+    for (hour, *numbers), count in sums.items():
+        if hour not in hours:
+            hours[hour] = _moment(hour * 3600)
+        found = (hours[hour], *(names[number] for number in numbers))
+        before = told.get(found, (0, 0))  # what is shortened alike has two numbers and one text
+        told[found] = (before[0] + count, max(before[1], last[(hour, *numbers)]))
     latest = "MAX" if connection.vendor == "sqlite" else "GREATEST"
     table = UsageHour._meta.db_table
     _upsert(
@@ -162,28 +163,29 @@ def add_sums(rows: Sequence[Row], names: Sequence[str]) -> None:
         _USAGE,
         f"count = {table}.count + excluded.count, last_at = {latest}({table}.last_at, excluded.last_at)",
         # In one order everywhere, so that two shippers never wait for each other.
-        [(*key, *told[key]) for key in sorted(told)],
+        [(*key, told[key][0], _moment(*divmod(told[key][1], 1_000_000))) for key in sorted(told)],
     )
 
 
 def add_traffic(rows: Sequence[Row], names: Sequence[str]) -> None:
     """Add records to the counts of delays, by minute and hour."""
-    requests: dict[tuple[int, int, int, int], int] = defaultdict(int)
-    errors: dict[tuple[int, int, int, int], int] = defaultdict(int)
-    for row in rows:
-        second, bucket, store = row.at // 1_000_000, bucket_of(row.microseconds), row.names[STORE]
-        failed = names[row.names[OUTCOME]] != "OK"
-        for span in (60, 3600):
-            key = (span, second - second % span, store, bucket)
-            requests[key] += 1
-            errors[key] += failed
+    minutes: dict[tuple[int, int, int, int], int] = {}
+    for _, at, _, _, microseconds, _, n in rows:
+        key = (at // _MINUTE_US, n[STORE], bucket_of(microseconds), n[OUTCOME])
+        minutes[key] = minutes.get(key, 0) + 1
+    sums: dict[tuple[int, int, int, int], list[int]] = defaultdict(lambda: [0, 0])
+    for (minute, store, bucket, outcome), count in minutes.items():
+        failed = count if names[outcome] != "OK" else 0
+        for span, at in ((60, minute * 60), (3600, minute // 60 * 3600)):
+            sum_ = sums[(span, at, store, bucket)]
+            sum_[0] += count
+            sum_[1] += failed
     found = []
-    for kind, count in requests.items():
-        span, at, number, bucket = kind
+    for (span, at, number, bucket), (requests, errors) in sums.items():
         store_id = identifier(names[number])
         if store_id is not None:
             value = store_id if connection.vendor == "postgresql" else store_id.hex
-            found.append((span, _moment(at), value, bucket, count, errors[kind]))
+            found.append((span, _moment(at), value, bucket, requests, errors))
     table = Traffic._meta.db_table
     _upsert(
         table,
@@ -198,21 +200,21 @@ def _upsert(
     table: str, columns: Sequence[str], unique: Sequence[str], change: str, rows: Sequence[tuple[Any, ...]]
 ) -> None:
     marks = f"({', '.join(['%s'] * len(columns))})"
+    at_once = _AT_ONCE[connection.vendor]
     with connection.cursor() as cursor:
-        for first in range(0, len(rows), _AT_ONCE):
-            part = rows[first : first + _AT_ONCE]
+        for first in range(0, len(rows), at_once):
+            part = rows[first : first + at_once]
             cursor.execute(
                 f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([marks] * len(part))}"  # noqa: S608 - our own names
                 f" ON CONFLICT ({', '.join(unique)}) DO UPDATE SET {change}",
-                [_adapted(value) for row in part for value in row],
+                [value for row in part for value in row],
             )
 
 
-def _adapted(value: Any) -> Any:
-    return connection.ops.adapt_datetimefield_value(value) if isinstance(value, datetime) else value
-
-
-def _moment(second: int, part: int = 0) -> datetime:
+def _moment(second: int, part: int = 0) -> Any:
+    """A time as the database's driver takes it: on SQLite the text that Django writes."""
+    if connection.vendor == "sqlite":
+        return f"{_second(second)}.{part:06d}" if part else _second(second)
     try:
         return datetime.fromtimestamp(second, UTC).replace(microsecond=part)
     except (ValueError, OverflowError, OSError):

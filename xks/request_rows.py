@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -90,8 +91,9 @@ def plain(text: str) -> str:
     return text.replace("\x00", "\ufffd")
 
 
+@lru_cache(maxsize=8192)
 def identifier(text: str) -> UUID | None:
-    """Return the UUID that a name is; None for any other."""
+    """Return the UUID that a name is; None for any other. Stores and keys come again and again: it is kept."""
     try:
         return UUID(text)
     except ValueError:
