@@ -15,7 +15,7 @@ from celery.signals import worker_ready, worker_shutting_down
 from cloudkeys import upkeep
 from cloudkeys.operations import runner
 from cloudkeys.operations.requests import RUN_TASK
-from cloudkeys.services import lifecycle, versions
+from cloudkeys.services import hsm_keys, lifecycle, versions
 from vault.actors import Actor
 
 SWEEP_TASK = "cloudkeys.sweep_operations"
@@ -53,6 +53,12 @@ def expire_due_keys() -> int:
 def finish_due_deletions() -> int:
     """Begin destructions whose window is over."""
     return lifecycle.finish_due_deletions(_beat())
+
+
+@shared_task(name="cloudkeys.destroy_unused_hsm_keys")
+def destroy_unused_hsm_keys() -> int:
+    """Destroy, in their HSMs, keys whose versions have been destroyed."""
+    return hsm_keys.destroy_unused_hsm_keys()
 
 
 @shared_task(name="cloudkeys.rotate_due_credentials")

@@ -80,6 +80,7 @@ class Action(StrEnum):
     STORE_LINK_REFRESH = "cloudkeys:store_link:refresh"
     CLOUD_KEYS_BULK = "cloudkeys:cloud_keys:bulk"
     CLOUD_KEY_CREATE = "cloudkeys:cloud_key:create"
+    CLOUD_KEY_ADOPT = "cloudkeys:cloud_key:adopt"
     CLOUD_KEY_UPDATE = "cloudkeys:cloud_key:update"
     CLOUD_KEY_DISABLE = "cloudkeys:cloud_key:disable"
     CLOUD_KEY_ENABLE = "cloudkeys:cloud_key:enable"

@@ -172,6 +172,7 @@ _EVERY = {
     "cloudkeys.refresh_due_pointers": 60.0,
     "cloudkeys.look_at_due_accounts": 60.0,
     "cloudkeys.forget_old_refreshes": 3600.0,
+    "cloudkeys.destroy_unused_hsm_keys": 20.0,
     "xks.verify_audit_record": 300.0,
     "xks.note_chain": 60.0,
     "xks.count_unused_keys": 300.0,

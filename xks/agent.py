@@ -23,7 +23,10 @@ from pathlib import Path
 import structlog
 
 from xks.agent_endpoint import EndpointKeeper
+from xks.agent_hsm import open_kek
+from xks.agent_invocations import Reservations
 from xks.agent_journal import Journals, Keeper
+from xks.agent_keks import Keks
 from xks.agent_loading import Loaded
 from xks.agent_memory import Memory
 from xks.agent_reader import Reader
@@ -127,7 +130,7 @@ class Agent:
             offer=lambda tls: call_in(loop, workers.endpoints.offer, tls),
             failed=failed,
         )
-        helpers: list[ShippingThread | StreamThread | EndpointKeeper] = [endpoint]
+        helpers: list[ShippingThread | StreamThread | EndpointKeeper | Reservations] = [endpoint]
         if self._shipping is not None:
             helpers.append(ShippingThread(self._shipping, failed=failed, beat_s=self._beat_s))
         if self._make_stream is not None:
@@ -143,12 +146,20 @@ class Agent:
                 figures=lambda: workers.figures,
                 refused=lambda: reader.refuses,
             )
+        reservations = Reservations(
+            give=lambda process, key_id, number, count: call_in(
+                loop, workers.grant, process, key_id, number, count
+            ),
+            failed=failed,
+        )
+        helpers.append(reservations)
         workers = Workers(
             registrar,
             max_staleness_s=self._max_staleness_s,
             lease_every_s=self._beat_s * 0.9,
             journals=keeper,
             metrics=metrics.node if metrics is not None else None,
+            reservations=reservations,
         )
         workers.endpoints.served = endpoint.served
 
@@ -157,6 +168,7 @@ class Agent:
             if loaded is not None:
                 endpoint.wake()
 
+        keks = Keks(open_kek)
         reader = Reader(
             take=take,
             failed=failed,
@@ -164,6 +176,8 @@ class Agent:
             max_staleness_s=self._max_staleness_s,
             state=self._state,
             memory=self._memory,
+            keks=keks,
+            take_hsms=lambda groups: call_in(loop, workers.take_hsms, groups),
         )
         watching = asyncio.create_task(self._watch_staleness())
         try:
@@ -190,6 +204,7 @@ class Agent:
                 server.close()
                 await workers.close()
                 reader.stop()
+                keks.stop()
                 registrar.stop()
                 if metrics is not None:
                     await asyncio.to_thread(metrics.stop)

@@ -12,32 +12,30 @@ out and reported, so that the data plane answers as if it did not exist.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC
 from typing import Any, cast
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Q, QuerySet
 
-from cloudkeys.models import CloudKey, KeySet, KeyVersion, XksCredential, XksKeyStore
-from hsm.base import DataInvalid, KeyWrapper
-from hsm.software import KEY_BYTES
+from cloudkeys.models import CloudKey, KeyVersion, XksCredential, XksKeyStore
 from vault.generations import current_generation
-from vault.keys import (
-    RootKeyForeign,
-    SecretUnreadable,
-    VaultKeyDestroyed,
-    associated_data,
-    root_wrapper,
-    vault_wrapper,
-)
-from vault.models import GenerationChange, Vault
+from vault.models import GenerationChange
 from xks.agent_columns import Ids, as_text, dashed, parsed_json
+from xks.agent_keks import Keks
+from xks.agent_opening import LeftOut, Opening, Unreadable, hsms_of
 from xks.agent_rules import NO_RULES, limits_by_store, rules_by_owner
 from xks.models import AccessRuleSet, StoreLimits
-from xks.wire import CredentialRecord, KeyRecord, KeyState, KeyUse, StoreRecord, VersionRecord
+from xks.wire import (
+    CredentialRecord,
+    KeyRecord,
+    KeyState,
+    KeyUse,
+    StoreRecord,
+)
 
 IN_LIST = 500
 """Ids in one IN (...); databases have a limit, and plans get worse long before it."""
@@ -69,17 +67,6 @@ class WentBackwards(Exception):
 
 class LogIncomplete(Exception):
     """The log of changes does not reach back to the applied generation; everything must be loaded."""
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A row that the data plane does not get. ``reason`` never holds secret bytes."""
-
-    kind: str
-    """key, credential, store or vault."""
-    id: str
-    vault_id: UUID
-    reason: str
 
 
 @dataclass
@@ -140,17 +127,18 @@ def check_history(generation: int, fingerprint: Fingerprint) -> None:
             raise WentBackwards(found, generation)
 
 
-def load_everything(max_staleness_s: float) -> Loaded:
+def load_everything(max_staleness_s: float, keks: Keks | None = None) -> Loaded:
     """Read all stores and keys at the current generation, in one snapshot.
 
-    ``max_staleness_s``: the node's own bound, the most that a store's own may be.
+    ``max_staleness_s``: the node's own bound, the most that a store's own may be.  ``keks`` opens the KEKs of key
+    sets that an HSM wraps; without it their keys are known, and not usable.
 
     Raises django.db.Error when the database does not answer, vault.keys.RootKeyError when the root
     key cannot be used.
     """
     with transaction.atomic():
         generation = current_generation()
-        loading = _Loading(max_staleness_s, every_vault=True)
+        loading = _Loading(max_staleness_s, every_vault=True, keks=keks)
         stores = loading.store_records(XksKeyStore.objects.all())
         known = {store.id for store in stores}
         keys = [record for record in loading.key_records() if record.store_id in known]
@@ -164,13 +152,17 @@ def load_everything(max_staleness_s: float) -> Loaded:
         )
 
 
-def load_changes(applied: Applied, max_staleness_s: float) -> Loaded | None:
+def load_changes(
+    applied: Applied, max_staleness_s: float, keks: Keks | None = None, again: Set[UUID] = frozenset()
+) -> Loaded | None:
     """Read what changed since ``applied``, in one snapshot; None when nothing did.
+
+    ``again`` are key sets whose KEK has opened since: their keys are read anew, perhaps at the same generation.
 
     Raises WentBackwards, LogIncomplete (then load everything), and what load_everything raises.
     """
     # Most answers are "nothing new": one query, no transaction.
-    if current_generation() == applied.generation:
+    if current_generation() == applied.generation and not again:
         return None
     with transaction.atomic():
         generation = current_generation()
@@ -195,6 +187,8 @@ def load_changes(applied: Applied, max_staleness_s: float) -> Loaded | None:
             vault_ids=touched[GenerationChange.Kind.VAULT],
             store_ids=touched[GenerationChange.Kind.STORE],
             key_ids=touched[GenerationChange.Kind.KEY],
+            again=again,
+            keks=keks,
         )
 
 
@@ -206,8 +200,10 @@ def _changed(
     vault_ids: set[UUID],
     store_ids: set[UUID],
     key_ids: set[UUID],
+    again: Set[UUID],
+    keks: Keks | None,
 ) -> Loaded:
-    loading = _Loading(max_staleness_s, every_vault=False)
+    loading = _Loading(max_staleness_s, every_vault=False, keks=keks)
     asked = set(store_ids)
     for ids in _portions(vault_ids):
         # A vault's switch acts on its stores alone: blocking one with 100,000 keys must not read them.
@@ -225,6 +221,9 @@ def _changed(
     # A store that comes (back) brings all its keys, whether the log names them or not.
     new_stores = [UUID(id) for id in sorted(found - applied.store_ids)]
     for ids in _portions(new_stores):
+        keys.update((record.id, record) for record in loading.key_records(of=ids))
+    opened = XksKeyStore.objects.filter(key_set_id__in=again).values_list("id", flat=True) if again else ()
+    for ids in _portions(set(opened) - set(new_stores)):
         keys.update((record.id, record) for record in loading.key_records(of=ids))
     held = (applied.store_ids | found) - set(removed_stores)
     kept = [record for record in keys.values() if record.store_id in held]
@@ -255,17 +254,20 @@ def _portions(ids: Iterable[UUID]) -> Iterator[Sequence[UUID]]:
 
 
 class _Loading:
-    """One load: the vaults' keys opened once each, and what had to be left out."""
+    """One load: the records of stores and keys, and what had to be left out."""
 
-    def __init__(self, max_staleness_s: float, *, every_vault: bool) -> None:
+    def __init__(self, max_staleness_s: float, *, every_vault: bool, keks: Keks | None) -> None:
         self._max_staleness_s = max_staleness_s
-        self.left_out: list[LeftOut] = []
-        self._vaults = {vault.pk: vault for vault in Vault.objects.all()} if every_vault else {}
-        self._wrappers: dict[UUID, KeyWrapper | None] = {}
+        self._opening = Opening(every_vault=every_vault, keks=keks)
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        """Rows that the data plane does not get."""
+        return self._opening.left_out
 
     def store_records(self, rows: QuerySet[XksKeyStore]) -> list[StoreRecord]:
         """Return records of these stores; one whose vault is destroyed has none."""
-        stores = [row for row in rows if not self._is_destroyed(row.vault_id)]
+        stores = [row for row in rows if not self._opening.is_destroyed(row.vault_id)]
         ids = {row.pk for row in stores}
         narrow = Q(store_id__in=ids) if len(ids) <= IN_LIST else Q()
         credentials: dict[UUID, list[CredentialRecord]] = {}
@@ -275,9 +277,9 @@ class _Loading:
             if store_id not in ids:
                 continue
             try:
-                secret = self._open(XksCredential, "secret_access_key", row_id, vault_id, blob)
-            except _Unreadable as error:
-                self._leave_out("credential", row_id, vault_id, str(error))
+                secret = self._opening.open(XksCredential, "secret_access_key", row_id, vault_id, blob)
+            except Unreadable as error:
+                self._opening.leave_out("credential", row_id, vault_id, str(error))
             else:
                 record = CredentialRecord(access_key_id=access_key_id, secret=secret)
                 credentials.setdefault(store_id, []).append(record)
@@ -288,6 +290,7 @@ class _Loading:
         )
         rules = rules_by_owner(AccessRuleSet.objects.filter(narrow, cloud_key=None), "store_id")
         limits = limits_by_store(StoreLimits.objects.filter(narrow))
+        groups, required = hsms_of(stores)
         records: list[StoreRecord] = []
         for row in stores:
             own = rules.get(row.pk, NO_RULES)
@@ -295,14 +298,14 @@ class _Loading:
             regions = row.allowed_regions
             if not isinstance(regions, list) or not all(isinstance(region, str) for region in regions):
                 # A worker could not read the record, and with it none of the others.
-                self._leave_out("store", row.pk, row.vault_id, "allowed_regions is no list of names")
+                self._opening.leave_out("store", row.pk, row.vault_id, "allowed_regions is no list of names")
                 continue
             staleness = row.max_staleness_s
             records.append(
                 StoreRecord(
                     id=str(row.pk),
                     path_prefix=row.path_prefix,
-                    blocked=row.blocked or not self._vault(row.vault_id).serves,
+                    blocked=row.blocked or not self._opening.vault(row.vault_id).serves,
                     credentials=credentials.get(row.pk, []),
                     health_key_id=health_keys.get(row.pk),
                     allowed_regions=regions,
@@ -314,6 +317,8 @@ class _Loading:
                     shadow_rules=own.shadowed,
                     rate_per_s=rate,
                     credential_rate_per_s=credential_rate,
+                    hsm_groups=tuple(sorted(groups.get(row.pk, ()))),
+                    hsm_required=required.get(row.key_set_id, ""),
                 )
             )
         return records
@@ -326,7 +331,7 @@ class _Loading:
         Destroyed keys come without versions, so that their id answers 404.
         """
         which = CloudKey.objects.all()
-        versions = KeyVersion.objects.filter(material__isnull=False, destroyed_at=None)
+        versions = KeyVersion.objects.filter(destroyed_at=None)
         rule_sets = AccessRuleSet.objects.exclude(cloud_key=None)
         if ids is not None:
             which, versions = which.filter(pk__in=ids), versions.filter(cloud_key_id__in=ids)
@@ -335,7 +340,7 @@ class _Loading:
             which, versions = which.filter(store_id__in=of), versions.filter(cloud_key__store_id__in=of)
             rule_sets = rule_sets.filter(store_id__in=of)
         rules = {str(owner): found for owner, found in rules_by_owner(rule_sets, "cloud_key_id").items()}
-        material, refused = self._materials(versions)
+        material, refused = self._opening.versions(versions)
         fields = (
             as_text("pk"), as_text("vault_id"), as_text("store_id"), "external_key_id", "state", "blocked",
             as_text("permitted_uses"), "current_version", as_text("tags"),
@@ -355,20 +360,24 @@ class _Loading:
             tags_text,
         ) in which.values_list(*fields).iterator(ROWS_AT_ONCE):
             row_id, vault_id = dashed(key), vault_ids[vault]
-            if self._is_destroyed(vault_id):
+            if self._opening.is_destroyed(vault_id):
                 continue
             own = material.get(row_id, [])
             uses = parsed_json(uses_text, parsed)
             if state == CloudKey.State.DESTROYED:
                 own = []
             elif row_id in refused:
-                self._leave_out("key", row_id, vault_id, refused[row_id])
+                self._opening.leave_out("key", row_id, vault_id, refused[row_id])
                 continue
             elif state not in _STATES or not isinstance(uses, list):
-                self._leave_out("key", row_id, vault_id, "its state or its permitted uses are not known")
+                self._opening.leave_out(
+                    "key", row_id, vault_id, "its state or its permitted uses are not known"
+                )
                 continue
             elif all(version.number != current for version in own):
-                self._leave_out("key", row_id, vault_id, f"its current version {current} has no material")
+                self._opening.leave_out(
+                    "key", row_id, vault_id, f"its current version {current} has no material"
+                )
                 continue
             ruled = rules.get(row_id, NO_RULES) if rules else NO_RULES
             records.append(
@@ -388,91 +397,9 @@ class _Loading:
             )
         return records
 
-    def _materials(self, rows: QuerySet[KeyVersion]) -> tuple[dict[str, list[VersionRecord]], dict[str, str]]:
-        """Open these versions: what opened by key, and why a key must be refused.
-
-        With one version altered nothing about a key can be trusted, so none of it is served.
-        """
-        opened: dict[str, list[VersionRecord]] = {}
-        refused: dict[str, str] = {}
-        vault_ids = Ids()
-        for row, vault, key, number, protection, blob in rows.values_list(
-            as_text("pk"), as_text("vault_id"), as_text("cloud_key_id"), "number", "protection", "material"
-        ).iterator(ROWS_AT_ONCE):
-            vault_id, key_id = vault_ids[vault], dashed(key)
-            if self._is_destroyed(vault_id):
-                continue
-            if protection != KeySet.Protection.SOFTWARE:
-                refused[key_id] = f"version {number} is protected by {protection}, which this node cannot use"
-                continue
-            try:
-                plain = self._open(KeyVersion, "material", dashed(row), vault_id, blob)
-            except _Unreadable as error:
-                refused[key_id] = f"version {number}: {error}"
-            else:
-                if len(plain) == KEY_BYTES:
-                    opened.setdefault(key_id, []).append(VersionRecord(number=number, material=plain))
-                else:
-                    refused[key_id] = f"version {number} is no AES-256 key"
-        return opened, refused
-
-    def _leave_out(self, kind: str, row_id: UUID | str, vault_id: UUID, reason: str) -> None:
-        self.left_out.append(LeftOut(kind, str(row_id), vault_id, reason))
-
-    def _vault(self, vault_id: UUID) -> Vault:
-        vault = self._vaults.get(vault_id)
-        if vault is None:
-            vault = self._vaults[vault_id] = Vault.objects.get(pk=vault_id)
-        return vault
-
-    def _is_destroyed(self, vault_id: UUID) -> bool:
-        return self._vault(vault_id).state == Vault.State.DESTROYED
-
-    def _wrapper(self, vault_id: UUID) -> KeyWrapper | None:
-        """The vault's KEK, opened once a load; None, reported once, when it does not open.
-
-        Raises RootKeyError when it is the root key that is missing: then nothing can be said about
-        any row, and what workers hold stays.
-        """
-        if vault_id not in self._wrappers:
-            wrapper: KeyWrapper | None = None
-            try:
-                wrapper = vault_wrapper(self._vault(vault_id))
-            except (SecretUnreadable, VaultKeyDestroyed) as error:
-                self._leave_out("vault", vault_id, vault_id, str(error))
-            except RootKeyForeign as error:
-                # Raises when the installation's own root key is what is missing; else one altered row names another.
-                root_wrapper()
-                self._leave_out("vault", vault_id, vault_id, str(error))
-            self._wrappers[vault_id] = wrapper
-        return self._wrappers[vault_id]
-
-    def _open(
-        self,
-        model: type[Model],
-        column: str,
-        row_id: UUID | str,
-        vault_id: UUID,
-        blob: bytes | memoryview | None,
-    ) -> bytes:
-        """Return the secret of one row. Raises _Unreadable."""
-        wrapper = self._wrapper(vault_id)
-        if wrapper is None:
-            raise _Unreadable("its vault's key does not open")
-        if blob is None:
-            raise _Unreadable("it has no secret")
-        try:
-            return wrapper.decrypt(bytes(blob), associated_data(model._meta.db_table, row_id, column))
-        except DataInvalid as error:
-            raise _Unreadable(str(error)) from error
-
 
 def _texts(tags: Any) -> dict[str, str]:
     """Return tags as the data plane takes them; what is none cannot be looked at by a rule, and is absent."""
     if not isinstance(tags, dict):
         return {}
     return {str(name): value for name, value in tags.items() if isinstance(value, str)}
-
-
-class _Unreadable(Exception):
-    """A row's secret cannot be had; the message never holds secret bytes."""

@@ -12,9 +12,10 @@ from django.db import Error
 from vault import node_alarms
 from vault.keys import RootKeyError
 from xks.agent_database import close_own_connection, new_watch, use_own_connection
+from xks.agent_hsm import hsm_groups
+from xks.agent_keks import Keks
 from xks.agent_loading import (
     Applied,
-    LeftOut,
     Loaded,
     LogIncomplete,
     WentBackwards,
@@ -24,8 +25,9 @@ from xks.agent_loading import (
     mark_of,
 )
 from xks.agent_memory import Memory
+from xks.agent_opening import LeftOut
 from xks.agent_state import NodeState, Refusal
-from xks.wire import boot_clock
+from xks.wire import HsmGroups, boot_clock
 
 log = structlog.get_logger("keystead.agent")
 
@@ -48,8 +50,13 @@ class Reader(threading.Thread):
         max_staleness_s: float,
         state: NodeState,
         memory: Memory | None = None,
+        keks: Keks | None = None,
+        take_hsms: Callable[[HsmGroups], None] = lambda groups: None,
     ) -> None:
-        """``memory``: what was applied last, also before a restart."""
+        """``memory``: what was applied last, also before a restart.
+
+        ``keks`` opens the KEKs of key sets that HSMs wrap; ``take_hsms`` is told which HSM connections there are.
+        """
         super().__init__(name="reader", daemon=True)
         self._take = take
         self._failed = failed
@@ -61,6 +68,11 @@ class Reader(threading.Thread):
         self._memory = memory or Memory(None)
         self._recalled = self._memory.recall()
         self._watch = new_watch()
+        self._take_hsms = take_hsms
+        self._hsms: HsmGroups | None = None
+        self._keks = keks
+        if keks is not None:
+            keks.wake = self._watch.wake
 
     @property
     def refuses(self) -> bool:
@@ -101,13 +113,20 @@ class Reader(threading.Thread):
 
     def _look(self, applied: Applied | None) -> Applied | None:
         asked_at = boot_clock()
+        hsms = hsm_groups()
+        if hsms != self._hsms:
+            # Before keys that refer to them; states change without a generation.
+            self._hsms = hsms
+            self._take_hsms(hsms)
+        late = self._keks.take_late() if self._keks is not None else set()
+        called = (self._keks.calls, self._keks.seconds) if self._keks is not None else (0, 0.0)
         try:
             if applied is None:
                 if self._recalled is not None:
                     check_history(*self._recalled)
-                loaded: Loaded | None = load_everything(self._max_staleness_s)
+                loaded: Loaded | None = load_everything(self._max_staleness_s, self._keks)
             else:
-                loaded = load_changes(applied, self._max_staleness_s)
+                loaded = load_changes(applied, self._max_staleness_s, self._keks, late)
         except LogIncomplete as gap:
             log.warning("the log of changes has a gap; loading everything", gap=str(gap))
             return None
@@ -122,7 +141,7 @@ class Reader(threading.Thread):
                 found_generation=refused.found,
             )
             asked_at = boot_clock()
-            loaded = load_everything(self._max_staleness_s)
+            loaded = load_everything(self._max_staleness_s, self._keks)
             loaded.rollback_accepted = True
         except RootKeyError as error:
             self._state.raise_alarm(node_alarms.ROOT_KEY, str(error))
@@ -147,6 +166,7 @@ class Reader(threading.Thread):
                     stores=len(loaded.stores),
                     keys=len(loaded.keys),
                     seconds=round(took_s, 3),
+                    **self._hsm_figures(*called),
                 )
             else:
                 log.debug("loaded a change", generation=loaded.generation, seconds=round(took_s, 4))
@@ -158,6 +178,17 @@ class Reader(threading.Thread):
             self._state.current(applied.generation, asked_at)
         self._take(loaded, asked_at)
         return applied
+
+    def _hsm_figures(self, calls: int, seconds: float) -> dict[str, float]:
+        """What this load asked of HSMs: one call a key set that one wraps; nothing where there is none."""
+        keks = self._keks
+        if keks is None or not keks.calls:
+            return {}
+        return {
+            "hsm_calls": keks.calls - calls,
+            "hsm_seconds": round(keks.seconds - seconds, 3),
+            "key_sets_without_hsm": keks.missing,
+        }
 
     def _lost(self, error: Exception) -> None:
         pause = BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]

@@ -125,6 +125,9 @@ class Link:
     leased_at: float | None = None
     """``issued_at_s`` of the last lease sent."""
     lease_wanted: bool = False
+    hsms_wanted: bool = True
+    granted: deque[bytes] = field(default_factory=deque)
+    """Frames with invocations of keys in HSMs."""
     journal_key: bytes | None = None
     """Frame with the key of its journal, to be sent first."""
     has_journal: bool = False
@@ -140,6 +143,14 @@ class Journals(Protocol):
 
     def gone(self, process: ProcessName) -> None:
         """A worker has said goodbye, or its process has ended."""
+        ...
+
+
+class Reservations(Protocol):
+    """Reserves invocations of keys in HSMs (xks.agent_invocations); does not wait."""
+
+    def wanted(self, process: ProcessName, key_id: str, number: int) -> None:
+        """A worker asks for invocations of a version."""
         ...
 
 
@@ -181,11 +192,14 @@ class Workers:
         lease_every_s: float,
         journals: Journals | None = None,
         metrics: Metrics | None = None,
+        reservations: Reservations | None = None,
     ) -> None:
         """Without ``journals`` workers are left to keep theirs in memory."""
         self._metrics = metrics
         self._census = census
         self._journals = journals
+        self._reservations = reservations
+        self._hsms: bytes | None = None
         self._max_staleness_s = max_staleness_s
         self._lease_every_s = lease_every_s
         self._held: Held | None = None
@@ -240,6 +254,20 @@ class Workers:
                 self._broadcast(loaded)
         self._current_at = asked_at
         self._offer_leases()
+
+    def take_hsms(self, groups: wire.HsmGroups) -> None:
+        """Tell every worker which HSM connections there are, before any key that refers to them."""
+        self._hsms = wire.encode_frame(groups)
+        for link in self._links.values():
+            link.hsms_wanted = True
+            link.wake.set()
+
+    def grant(self, process: ProcessName, key_id: str, number: int, count: int) -> None:
+        """Hand a worker invocations that have been reserved for it."""
+        link = self._links.get(process)
+        if link is not None:
+            link.granted.append(wire.encode_frame(wire.Invocations(key_id, number, count)))
+            link.wake.set()
 
     def seen(self, beat: Heartbeat, beat_at: float) -> None:
         """Note which workers were marked as seen in the table. ``beat_at``: boot clock before that."""
@@ -374,6 +402,9 @@ class Workers:
                     self._census.shadowed(counts)
                     if self._metrics is not None:
                         self._metrics.shadowed(counts)
+                case wire.InvocationsWanted(key_id=key_id, number=number):
+                    if self._reservations is not None:
+                        self._reservations.wanted(link.process, key_id, number)
                 case wire.UseReport(uses=uses):
                     self._census.used(uses)
                 case wire.MetricsReport():
@@ -397,6 +428,13 @@ class Workers:
                     link.journal_key, link.has_journal = None, True
                     await link.writer.drain()
                     self._offer_leases()
+                elif link.granted:
+                    link.writer.write(link.granted.popleft())
+                    await link.writer.drain()
+                elif link.hsms_wanted and self._hsms is not None:
+                    link.hsms_wanted = False
+                    link.writer.write(self._hsms)
+                    await link.writer.drain()
                 elif link.needs_everything:
                     if self._held is None:
                         break

@@ -375,9 +375,7 @@ class App:
             self.uses.note(context.access_key_id, context.region, now, False)
             return *self._unrecorded(error, context), None
         self.uses.note(context.access_key_id, context.region, now, status == 200)
-        self.counters.note(
-            record.store_id, route.operation, outcome, record.microseconds, size, len(answer)
-        )
+        self.counters.note(record.store_id, route.operation, outcome, record.microseconds, size, len(answer))
         return status, answer, recorded
 
     def _count(self, outcome: str, scope: Scope) -> None:

@@ -15,10 +15,12 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, Literal, NamedTuple, Protocol
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
-from hsm.base import DataInvalid, HsmError, ResidentCiphertext
+from hsm.base import DataInvalid, HsmBusy, HsmError, ResidentCiphertext
+from hsm.client import AsyncMember
+from hsm.group import AsyncGroup, MemberState, Routing
 from xks import wire
 from xks.aead import (
     IV_BYTES,
@@ -67,6 +69,10 @@ class Group(Protocol):
         """Reverse of encrypt.  Raises HsmError."""
         ...
 
+    def states(self) -> Sequence[MemberState]:
+        """How each member does."""
+        ...
+
 
 class Member(Protocol):
     """One token (hsm.client.AsyncMember)."""
@@ -97,7 +103,10 @@ class _Connection:
 
     def __init__(self, record: wire.HsmGroupRecord, connect: Connect) -> None:
         self.record = record
-        self.group, self.members = connect(record)
+        self.group: Group | None = None
+        self.members: dict[str, Member] = {}
+        if any(each.socket for each in record.members):
+            self.group, self.members = connect(record)
         self.waiting = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -176,9 +185,9 @@ class Desk:
                 held.record = record
                 self._connections[record.id] = held
                 continue
-            connection = self._connections[record.id] = _Connection(record, self._connect)
             if held is not None:
                 before[record.id] = held
+            connection = self._connections[record.id] = _Connection(record, self._connect)
             connection.prober = loop.create_task(self._probe(connection))
         for gone in before.values():
             task = loop.create_task(self._close_when_idle(gone))
@@ -246,14 +255,14 @@ class Desk:
             DependencyTimeoutException: the HSM does not answer in time.
             InvalidStateException: the key has encrypted as often as it may.
         """
-        connection = self._enter(version)
+        connection, group = self._enter(version)
         try:
             await self._take_invocation(version, deadline)
             began = self._clock()
             meter = self._meter(version.key_id, version.number)
             charge = MOST_ATTEMPTS
             try:
-                made = await connection.group.encrypt(
+                made = await group.encrypt(
                     version.key, plaintext, associated_data(aad, version.metadata), verify=verify, deadline=deadline
                 )  # fmt: skip
                 if self._clock() - began < (deadline - began) / 3:
@@ -279,9 +288,9 @@ class Desk:
             CiphertextInvalid: it does not open.
             ThrottlingException, DependencyTimeoutException: as :meth:`seal`.
         """
-        connection = self._enter(version)
+        connection, group = self._enter(version)
         try:
-            return await connection.group.decrypt(
+            return await group.decrypt(
                 version.key, sealed.iv, sealed.ciphertext + sealed.tag, authenticated, deadline=deadline
             )
         except DataInvalid:
@@ -291,14 +300,14 @@ class Desk:
         finally:
             connection.leave()
 
-    def _enter(self, version: Resident) -> _Connection:
+    def _enter(self, version: Resident) -> tuple[_Connection, Group]:
         connection = self._connections.get(version.group)
-        if connection is None:
+        if connection is None or connection.group is None:
             raise DependencyTimeoutException("the HSM that holds the external key is not connected")
         if connection.waiting >= MAX_WAITING:
             raise ThrottlingException("more requests wait for the HSM than it can answer in time")
         connection.enter()
-        return connection
+        return connection, connection.group
 
     # --- invocations -----------------------------------------------------------------------------------------
 
@@ -360,6 +369,10 @@ class Desk:
 
     def _health(self, connection: _Connection, member: wire.HsmMemberRecord) -> Health:
         told = member.state
+        if connection.group is not None and any(
+            each.member_id == member.id and each.breaker != "closed" for each in connection.group.states()
+        ):
+            return "UNAVAILABLE"  # requests are routed around it at this moment
         seen = connection.seen.get(member.id)
         if seen is None or self._clock() - seen.at > OLD_S:
             # Not probed yet (it has just been told of), or there is no health-check key to probe with.
@@ -400,6 +413,15 @@ class Desk:
         connection.seen[name] = _Seen(self._clock(), health)
 
 
+def connect(record: wire.HsmGroupRecord) -> tuple[Group, dict[str, Member]]:
+    """Return the members that may be used, by the sockets of their helpers; nothing is opened yet."""
+    members = [
+        AsyncMember(each.id, each.socket, max_in_flight=MAX_WAITING) for each in record.members if each.socket
+    ]
+    group = AsyncGroup(members, routing=cast("Routing", record.routing))
+    return group, {each.member_id: each for each in members}
+
+
 def worst(states: Iterable[Health]) -> Health:
     """Return the worst of some states; ACTIVE for none."""
     return max(states, key=_WORST.index, default="ACTIVE")
@@ -427,7 +449,7 @@ class _Told:
 
 def _refusal(error: HsmError) -> Exception:
     """Return the refusal for what an HSM, or the way to it, reported."""
-    if type(error).__name__ == "HsmBusy":
+    if isinstance(error, HsmBusy):
         return ThrottlingException("more requests wait for the HSM than it can answer in time")
     # A member that lost the key, a PIN that was changed, a mechanism that was turned off: none is the caller's fault,
     # and each passes once somebody has mended it.

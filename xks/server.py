@@ -39,6 +39,7 @@ from xks.metrics_counters import Counters
 from xks.operations import Engine
 from xks.policy import RulesJudge
 from xks.policy_shadow import ShadowCounts
+from xks.resident import Desk, connect
 from xks.wire import MetricsReport
 from xks.worker import Link, read_boot_id
 
@@ -205,10 +206,13 @@ def make_app(settings: ServerSettings) -> App:
             journal_bytes=size,
         )
 
+    desk = Desk(connect)
     app = App(
-        Engine(serving, node_name=node, judge=RulesJudge(shadow)),
+        Engine(serving, node_name=node, judge=RulesJudge(shadow), desk=desk),
         journal=journal,
-        link=Link(serving, settings.socket_path, shadow=shadow, journal=journal, report=report, uses=uses),
+        link=Link(
+            serving, settings.socket_path, shadow=shadow, journal=journal, report=report, uses=uses, desk=desk
+        ),
         budget_s=settings.budget_s,
         counters=counters,
         uses=uses,

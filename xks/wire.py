@@ -242,7 +242,8 @@ class Lease(msgspec.Struct, frozen=True, tag="lease"):
 class HsmMemberRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """One token of an HSM connection, and the socket of the helper process that speaks with it.
 
-    ``state`` is what the node's keeper of HSMs last found: ACTIVE, DEGRADED, UNAVAILABLE or UNKNOWN.
+    Without ``socket`` it may not be used: it has not been shown to hold the same keys as the others.  ``state`` is
+    what the node's keeper of HSMs last found: ACTIVE, DEGRADED, UNAVAILABLE or UNKNOWN.
     """
 
     id: str

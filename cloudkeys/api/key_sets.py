@@ -9,6 +9,7 @@ from rest_framework import serializers
 from rest_framework.response import Response
 
 from cloudkeys.api.credentials import CREDENTIAL_ONCE, NewCredentialSerializer, new_credential_data
+from cloudkeys.api.key_shapes import KEY, CloudKeySerializer
 from cloudkeys.api.shapes import (
     EVERY,
     IDS,
@@ -22,8 +23,8 @@ from cloudkeys.api.shapes import (
     read_operation,
 )  # fmt: skip
 from cloudkeys.api.store_links import LinkInput
-from cloudkeys.models import KeySet, XksKeyStore
-from cloudkeys.services import key_sets
+from cloudkeys.models import CloudKey, KeySet, XksKeyStore
+from cloudkeys.services import hsm_keys, key_sets, protection
 from cloudkeys.services.stores import LinkRequest
 from vault.api.endpoints import ApiView, accepted, created, detail, operation, page
 from vault.api.idempotency import Made, Replay
@@ -38,6 +39,7 @@ from vault.api.serializers import (
 from vault.permissions import Permission
 
 TAG = "Key sets"
+MOST_KEYS_NAMED = 100
 _PREFIX_HELP = "Null or left out: one is made. Empty: the access key id alone tells the store."
 
 
@@ -53,6 +55,11 @@ class KeySetInput(StrictSerializer):
     )
     type = serializers.ChoiceField(choices=KeySet.Type.choices, required=False)
     protection = serializers.ChoiceField(choices=KeySet.Protection.choices, required=False)
+    hsm_connection = serializers.UUIDField(
+        required=False,
+        allow_null=True,
+        help_text="For the HSM protections, where the vault may use several HSMs.",
+    )
     use_as_external_key_store = StrictBoolean(required=False)
     path_prefix = PlainText(
         max_length=117, required=False, allow_blank=True, allow_null=True, help_text=_PREFIX_HELP
@@ -68,6 +75,16 @@ class KeySetChanges(StrictSerializer):
     name = PlainText(max_length=100, required=False)
     description = PlainText(max_length=1000, required=False, allow_blank=True, lines=True)
     group = serializers.UUIDField(required=False, allow_null=True)
+    protection = serializers.ChoiceField(
+        choices=KeySet.Protection.choices,
+        required=False,
+        help_text="Of versions made from now on; the others keep theirs until their keys rotate.",
+    )
+    hsm_connection = serializers.UUIDField(
+        required=False,
+        allow_null=True,
+        help_text="For the HSM protections, where the vault may use several HSMs.",
+    )
     rotation_schedule = ScheduleField(required=False)
     expiration = ExpirationField(required=False)
 
@@ -86,6 +103,7 @@ class KeySetSerializer(serializers.ModelSerializer[KeySet]):
     vault = ReferenceSerializer()
     group = ReferenceSerializer(allow_null=True)
     csp_account = ReferenceSerializer(allow_null=True)
+    hsm_connection = ReferenceSerializer(allow_null=True)
     xks_key_store = serializers.SerializerMethodField()
     rotation_schedule = ScheduleField()
     expiration = ExpirationField()
@@ -93,7 +111,8 @@ class KeySetSerializer(serializers.ModelSerializer[KeySet]):
     class Meta:
         model = KeySet
         fields = (
-            "id", "vault", "name", "description", "group", "csp_account", "type", "protection", "xks_key_store",
+            "id", "vault", "name", "description", "group", "csp_account", "type", "protection", "hsm_connection",
+            "xks_key_store",
             "rotation_schedule", "expiration", "revision", "created_at", "updated_at",
         )  # fmt: skip
 
@@ -124,6 +143,7 @@ KEY_SET: dict[str, Any] = {
     "csp_account": {"id": IDS["account"], "name": "aws-prod"},
     "type": "AWS",
     "protection": "software",
+    "hsm_connection": None,
     "xks_key_store": IDS["store"],
     "rotation_schedule": EVERY,
     "expiration": NEVER,
@@ -145,7 +165,9 @@ LISTING = Listing(
 
 
 def _rows(request: Any) -> Any:
-    return request.actor.visible(KeySet).select_related("vault", "group", "csp_account", "xks_key_store")
+    return request.actor.visible(KeySet).select_related(
+        "vault", "group", "csp_account", "hsm_connection", "xks_key_store"
+    )
 
 
 def _read(request: Any, made: Made) -> dict[str, Any]:
@@ -240,7 +262,7 @@ class KeySetDetail(ApiView):
         "key_sets_update",
         summary="Change a key set",
         description="A new `rotation_schedule` or `expiration` reaches at once every CloudKey that has none "
-        "of its own.",
+        "of its own. A new `protection` is that of versions made from now on: rotate the keys to move them.",
         tag=TAG,
         request=KeySetChanges,
         request_example={"rotation_schedule": EVERY},
@@ -292,3 +314,129 @@ class KeySetExternalStore(ApiView):
     def post(self, request: Any, key_set_id: UUID) -> Response:
         """POST"""
         return _created(key_sets.use_as_external_key_store(request.actor, key_set_id, **request.data_in))
+
+
+class KeyBehindSerializer(serializers.ModelSerializer[CloudKey]):
+    """A key that still has versions of another protection."""
+
+    class Meta:
+        model = CloudKey
+        fields = ("id", "name", "current_version", "state", "next_rotation_at")
+
+
+class ProtectionSerializer(serializers.Serializer[Any]):
+    """How the versions of a key set's keys are protected."""
+
+    protection = serializers.ChoiceField(choices=KeySet.Protection.choices)
+    versions = serializers.DictField(
+        child=serializers.IntegerField(), help_text="Live versions by their protection."
+    )
+    keys_behind = serializers.IntegerField(
+        help_text="Keys that still encrypt with a version of another protection: rotate them."
+    )
+    keys_with_old = serializers.IntegerField(
+        help_text="Keys that keep a version of another protection, for what it has encrypted."
+    )
+    keys = KeyBehindSerializer(many=True, help_text="The first hundred of those, by name.")
+
+
+class KeySetProtection(ApiView):
+    """key-sets/{id}/protection"""
+
+    @operation(
+        "key_sets_protection",
+        summary="Show how a key set's keys are protected",
+        description="After a change of protection: which keys still have versions of another one.",
+        tag=TAG,
+        response=ProtectionSerializer,
+        example={
+            "protection": "hsm-resident",
+            "versions": {"software": 3, "hsm-resident": 2},
+            "keys_behind": 1,
+            "keys_with_old": 3,
+            "keys": [
+                {
+                    "id": IDS["key"],
+                    "name": "payments-prod",
+                    "current_version": 1,
+                    "state": "ENABLED",
+                    "next_rotation_at": NOW,
+                }
+            ],
+        },
+        errors=(404,),
+    )
+    def get(self, request: Any, key_set_id: UUID) -> Response:
+        """GET"""
+        row = request.actor.fetch(KeySet, key_set_id, Permission.KEY_SETS_VIEW)
+        found = protection.protections_of(row)
+        keys = protection.keys_with_old_versions(row).order_by("name", "id")[:MOST_KEYS_NAMED]
+        return Response(
+            ProtectionSerializer(
+                {
+                    "protection": found.protection,
+                    "versions": found.versions,
+                    "keys_behind": found.keys_behind,
+                    "keys_with_old": found.keys_with_old,
+                    "keys": keys,
+                }
+            ).data
+        )
+
+
+class AdoptInput(StrictSerializer):
+    """A key in the key set's HSM that AWS's reference proxy used."""
+
+    key_label = PlainText(max_length=128, help_text="CKA_LABEL: its external key id, which it keeps.")
+    name = PlainText(max_length=250)
+    region = PlainText(max_length=32)
+    description = PlainText(max_length=1000, required=False, allow_blank=True, lines=True)
+    cka_id = PlainText(max_length=128, required=False, help_text="Hex; where several keys have the label.")
+    fixed_metadata = PlainText(
+        max_length=64, required=False, allow_blank=True, help_text="The proxy's ciphertext_metadata_b64."
+    )
+    prior_invocations = serializers.IntegerField(
+        required=False,
+        allow_null=True,
+        min_value=0,
+        max_value=2**32,
+        help_text="How often it has encrypted. Left out: it counts as exhausted, and only decrypts from now on.",
+    )
+
+
+class AdoptedSerializer(serializers.Serializer[Any]):
+    """The CloudKey, and what to know about the key behind it."""
+
+    cloud_key = CloudKeySerializer()
+    rotated = serializers.BooleanField(
+        help_text="Whether it encrypts with a new key from the start, and with the old one only decrypts."
+    )
+    warnings = serializers.ListField(child=serializers.CharField())
+
+
+class KeySetAdopt(ApiView):
+    """key-sets/{id}/adopt"""
+
+    @operation(
+        "key_sets_adopt",
+        summary="Take over a key of the HSM",
+        description="An appliance admin's act. An AES-256 key that AWS's reference proxy used becomes a CloudKey "
+        "of this key set, whose keys live in the HSM; its external key id is the old label, and what the proxy "
+        "encrypted with it stays readable. Refused for a key that Keystead uses already.",
+        tag=TAG,
+        request=AdoptInput,
+        request_example={"key_label": "foo", "name": "payments-old", "region": "eu-west-1"},
+        response=AdoptedSerializer,
+        status=201,
+        example={"cloud_key": KEY, "rotated": True, "warnings": []},
+        errors=(404, 409),
+        may_take_long=True,
+    )
+    def post(self, request: Any, key_set_id: UUID) -> Response:
+        """POST"""
+        values = request.data_in
+        made = hsm_keys.adopt_cloud_key(request.actor, key_set_id, label=values.pop("key_label"), **values)
+        data = AdoptedSerializer(
+            {"cloud_key": made.key, "rotated": made.rotated, "warnings": made.warnings}
+        ).data
+        return created(made.key, data, location=f"/api/v1/cloud-keys/{made.key.pk}")

@@ -12,7 +12,7 @@ from cloudkeys.models.accounts import CspAccount
 from cloudkeys.models.keysets import KeySet
 from cloudkeys.models.stores import AwsStoreLink, XksKeyStore
 from vault.fields import WrappedSecretField
-from vault.models import Vault
+from vault.models import HsmKey, Vault
 
 
 class CloudKey(models.Model):
@@ -174,7 +174,11 @@ class CloudKey(models.Model):
 
 
 class KeyVersion(models.Model):
-    """AES-256 material of one version; it opens what it encrypted for as long as the key lives."""
+    """AES-256 material of one version; it opens what it encrypted for as long as the key lives.
+
+    `material` is sealed under the vault's KEK (software) or the key set's (hsm-wrapped). A version that lives in an HSM
+    has none: `hsm_key` says where it is.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     vault = models.ForeignKey(Vault, on_delete=models.PROTECT, related_name="key_versions")
@@ -183,6 +187,18 @@ class KeyVersion(models.Model):
     material = WrappedSecretField(null=True)
     protection = models.CharField(
         max_length=16, choices=KeySet.Protection, default=KeySet.Protection.SOFTWARE
+    )
+    hsm_key = models.OneToOneField(
+        HsmKey, null=True, blank=True, on_delete=models.PROTECT, related_name="key_version"
+    )
+    reserved_invocations = models.BigIntegerField(
+        default=0, help_text="How often a key in an HSM may have encrypted; raised ahead, in blocks."
+    )
+    adopted_metadata = models.BinaryField(
+        null=True,
+        blank=True,
+        editable=False,
+        help_text="Of a key used through AWS's reference proxy before: its fixed ciphertextMetadata, empty for none.",
     )
     created_at = models.DateTimeField(auto_now_add=True)
     activated_at = models.DateTimeField(
@@ -196,6 +212,20 @@ class KeyVersion(models.Model):
         ordering: ClassVar = ["number"]
         constraints: ClassVar = [
             models.UniqueConstraint(fields=["cloud_key", "number"], name="version_number_once")
+        ]
+        indexes: ClassVar = [
+            # Versions that rotate because of how often they have encrypted; nearly always none.
+            models.Index(
+                fields=["reserved_invocations"],
+                name="key_version_worn",
+                condition=Q(reserved_invocations__gte=2**31),
+            ),
+            # Which keys of a set still have versions of another protection.
+            models.Index(
+                fields=["cloud_key", "protection"],
+                name="key_version_protected",
+                condition=~Q(protection="software"),
+            ),
         ]
 
     def __str__(self) -> str:

@@ -8,7 +8,8 @@ from typing import ClassVar
 from django.db import models
 
 from cloudkeys.models.accounts import CspAccount
-from vault.models import Group, Vault
+from vault.fields import WrappedSecretField
+from vault.models import Group, HsmConnection, HsmKey, Vault
 
 
 class KeySet(models.Model):
@@ -31,7 +32,38 @@ class KeySet(models.Model):
     name = models.CharField(max_length=100)
     description = models.CharField(max_length=1000, blank=True)
     group = models.ForeignKey(Group, null=True, blank=True, on_delete=models.PROTECT, related_name="key_sets")
-    protection = models.CharField(max_length=16, choices=Protection, default=Protection.SOFTWARE)
+    protection = models.CharField(
+        max_length=16,
+        choices=Protection,
+        default=Protection.SOFTWARE,
+        help_text="Of versions made from now on; each version keeps the one that it was made under.",
+    )
+    hsm_connection = models.ForeignKey(
+        HsmConnection,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="key_sets",
+        help_text="Where new versions are made or wrapped; null for software.",
+    )
+    hsm_replication = models.CharField(
+        max_length=16,
+        choices=HsmKey.Replication,
+        blank=True,
+        help_text="How its keys get to all members of the HSM; empty: replicated where there are several.",
+    )
+    hsm_key = models.ForeignKey(
+        HsmKey,
+        null=True,
+        blank=True,
+        on_delete=models.PROTECT,
+        related_name="key_sets",
+        help_text="The wrapping key in the HSM under which kek_blob opens.",
+    )
+    kek_blob = WrappedSecretField(
+        null=True,
+        help_text="The key set's KEK: encrypted as data in the HSM, and that under the vault's KEK.",
+    )
     rotation_schedule = models.JSONField(default=dict)
     expiration = models.JSONField(default=dict)
     revision = models.PositiveIntegerField(default=1)

@@ -188,6 +188,7 @@ KINDS: dict[str, Kind] = _by_name(
             "Rotate the CloudKey",
             Permission.CLOUD_KEYS_ROTATE,
             _steps(
+                ("make", "Make the new version"),
                 ("wait_workers", "Every XKS worker can decrypt with the new version"),
                 ("activate", "Encrypt with the new version"),
                 ("wait_active", "Every XKS worker encrypts with it"),

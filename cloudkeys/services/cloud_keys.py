@@ -16,6 +16,7 @@ from cloudkeys.models import AwsStoreLink, CloudKey, KeySet, Operation, XksKeySt
 from cloudkeys.operations import start_operation
 from cloudkeys.schedules import parse_expiration, parse_schedule
 from cloudkeys.services.due_dates import lock_schedules, set_due_dates
+from cloudkeys.services.protection import material_for, touch_store_of_hsm
 from cloudkeys.services.rows import is_constraint, require_live_vault, save_revision
 from cloudkeys.services.stores import add_version
 from vault.actions import Action
@@ -59,9 +60,18 @@ def create_cloud_key(
 ) -> CloudKeyMade:
     """Generate a key. It is ENABLED for the data plane at once; in a linked store its KMS key follows by Operation.
 
-    Raises ValidationFailed (field named), Conflict, NotFound, PermissionDenied.
+    Raises ValidationFailed (field named), Conflict, NotFound, PermissionDenied, and Unavailable when the HSM of its
+    key set does not answer.
     """
-    with change(actor) as tx:
+    asked: KeySet = actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE)
+    if asked.protection != KeySet.Protection.SOFTWARE:
+        # All that can be wrong with it is said before a key is made in an HSM.
+        prepare_cloud_key(
+            asked, name=name, region=region, description=description, external_key_id=external_key_id,
+            permitted_uses=permitted_uses, administrators=administrators, users=users, tags=tags,
+            rotation_schedule=rotation_schedule, expiration=expiration,
+        )  # fmt: skip
+    with material_for(asked, name) as material, change(actor) as tx:
         # Locking the key set makes a change of its schedule and a new inheriting key take turns.
         key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.CLOUD_KEYS_CREATE, lock=True)
         key = prepare_cloud_key(
@@ -69,12 +79,14 @@ def create_cloud_key(
             permitted_uses=permitted_uses, administrators=administrators, users=users, tags=tags,
             rotation_schedule=rotation_schedule, expiration=expiration,
         )  # fmt: skip
+        material.check(key_set)
         linked = key.pointer_state == CloudKey.PointerState.PENDING
         try:
             key.save(force_insert=True)
         except IntegrityError as error:
             raise _taken(error) from None
-        add_version(key, 1)
+        add_version(key, 1, material)
+        touch_store_of_hsm(tx, key)
         operation = start_operation(actor, "cloud_key.provision", key) if linked else None
         tx.audit(
             Action.CLOUD_KEY_CREATE, key, after=snapshot(key, *_AUDITED),

@@ -15,6 +15,7 @@ from cloudkeys.models import CloudKey, CspAccount, KeySet, Operation, XksKeyStor
 from cloudkeys.schedules import parse_expiration, parse_schedule
 from cloudkeys.services.credentials import NewCredential, add_credential
 from cloudkeys.services.due_dates import spread_expiration, spread_schedule
+from cloudkeys.services.protection import Chosen, choose_protection
 from cloudkeys.services.rows import (
     find_group,
     is_constraint,
@@ -42,6 +43,7 @@ _AUDITED = (
     "csp_account",
     "type",
     "protection",
+    "hsm_connection",
     "rotation_schedule",
     "expiration",
 )
@@ -67,6 +69,7 @@ def create_key_set(
     group: UUID | None = None,
     type: str = KeySet.Type.AWS,
     protection: str = KeySet.Protection.SOFTWARE,
+    hsm_connection: UUID | None = None,
     use_as_external_key_store: bool = False,
     path_prefix: str | None = None,
     links: Sequence[LinkRequest] = (),
@@ -76,7 +79,8 @@ def create_key_set(
     """Make a key set and, when wished, its proxy face, health-check key, first credential and AWS store links.
 
     `path_prefix` None makes one of its own; "" means that the access key id alone tells the store (the KeyControl
-    guide's way; AWS takes an empty prefix once per endpoint, account and region). Raises ValidationFailed.
+    guide's way; AWS takes an empty prefix once per endpoint, account and region). `hsm_connection` may be left out where
+    the vault may use one HSM only. Raises ValidationFailed, and Unavailable when that HSM does not answer.
     """
     actor.require(Permission.KEY_SETS_MANAGE, vault)
     require_live_vault(vault)
@@ -96,8 +100,11 @@ def create_key_set(
             field="links",
             cure="Set use_as_external_key_store, or leave the links out.",
         )
+    require_free_name(KeySet, vault, key_set.name)
+    chosen = choose_protection(key_set, protection, hsm_connection)
     with change(actor) as tx:
         require_free_name(KeySet, vault, key_set.name)
+        chosen.put(key_set)
         key_set.save(force_insert=True)
         tx.audit(Action.KEY_SET_CREATE, key_set, after=snapshot(key_set, *_AUDITED))
         if not use_as_external_key_store:
@@ -130,7 +137,14 @@ def use_as_external_key_store(
 def update_key_set(
     actor: Actor, key_set_id: UUID, changes: Mapping[str, Any], *, expected_revision: int | None = None
 ) -> KeySet:
-    """Change named fields. A new schedule or expiration reaches at once every key that has none of its own."""
+    """Change named fields. A new schedule or expiration reaches at once every key that has none of its own.
+
+    A new `protection` (with `hsm_connection`) is that of versions made from now on: the others keep theirs, and each
+    key moves with its next rotation. Raises Unavailable when that HSM does not answer.
+    """
+    chosen = None
+    if "protection" in changes or "hsm_connection" in changes:
+        chosen = _choose(actor, key_set_id, changes)
     with change(actor) as tx:
         key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.KEY_SETS_MANAGE, lock=True)
         require_live_vault(key_set.vault)
@@ -148,12 +162,22 @@ def update_key_set(
                     _set_schedules(key_set, value, key_set.expiration)
                 case "expiration":
                     _set_schedules(key_set, key_set.rotation_schedule, value)
+                case "protection" | "hsm_connection":
+                    pass
                 case _:
                     raise ValidationFailed(
                         "This cannot be changed.", field=name, cure="Make a new key set instead."
                     )
         require_free_name(KeySet, key_set.vault, key_set.name, but=key_set.pk)
-        save_revision(key_set, "name", "description", "group", "rotation_schedule", "expiration")
+        if chosen is not None:
+            chosen.put(key_set)
+            store = XksKeyStore.objects.filter(key_set=key_set).first()
+            if store is not None:
+                tx.touch(GenerationChange.Kind.STORE, store.pk)
+        save_revision(
+            key_set, "name", "description", "group", "rotation_schedule", "expiration", "protection",
+            "hsm_connection", "hsm_key", "kek_blob",
+        )  # fmt: skip
         detail: dict[str, Any] = {}
         if key_set.rotation_schedule != before["rotation_schedule"]:
             detail["keys_that_follow_schedule"] = spread_schedule(key_set)
@@ -232,6 +256,15 @@ def _find_account(vault: Vault, account_id: UUID | None) -> CspAccount | None:
     return account
 
 
+def _choose(actor: Actor, key_set_id: UUID, changes: Mapping[str, Any]) -> Chosen:
+    """What a new protection needs, got from the HSM before any row is locked."""
+    key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.KEY_SETS_MANAGE)
+    require_live_vault(key_set.vault)
+    protection = changes.get("protection", key_set.protection)
+    held = key_set.hsm_connection_id if protection != KeySet.Protection.SOFTWARE else None
+    return choose_protection(key_set, protection, changes.get("hsm_connection", held))
+
+
 def _check(key_set: KeySet) -> None:
     if len(key_set.description) > 1000:
         raise ValidationFailed(
@@ -239,18 +272,6 @@ def _check(key_set: KeySet) -> None:
         )
     if key_set.type not in KeySet.Type.values:
         raise ValidationFailed("This type of keys is not offered.", field="type", cure="Give AWS.")
-    if key_set.protection not in KeySet.Protection.values:
-        raise ValidationFailed(
-            "This protection is unknown.",
-            field="protection",
-            cure=f"Give one of {', '.join(KeySet.Protection.values)}.",
-        )
-    if key_set.protection != KeySet.Protection.SOFTWARE:
-        raise ValidationFailed(
-            "HSM protection is reserved and not offered in this version.",
-            field="protection",
-            cure="Choose software.",
-        )
 
 
 def _set_schedules(key_set: KeySet, schedule: Mapping[str, Any], expiration: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +14,13 @@ from cloudkeys import naming
 from cloudkeys.models import AwsStoreLink, CloudKey, KeyVersion, Operation, XksKeyStore
 from cloudkeys.operations import start_operation
 from cloudkeys.services.credential_rotation import set_rotation_schedule
+from cloudkeys.services.protection import Material
 from cloudkeys.services.rows import require_live_vault, save_revision
 from vault.actions import Action
 from vault.actors import Actor
 from vault.approvals import check_approval
 from vault.changes import Change, change, snapshot
 from vault.errors import Conflict, NotFound, ValidationFailed, check_revision
-from vault.keys import seal
 from vault.models import GenerationChange
 from vault.permissions import Permission
 
@@ -61,17 +60,21 @@ def add_health_check_key(tx: Change, store: XksKeyStore) -> CloudKey:
         permitted_uses=["ENCRYPT", "DECRYPT", "WRAP", "UNWRAP"],
     )  # fmt: skip
     key.save(force_insert=True)
-    add_version(key, 1)
+    # It shows that this node's own cryptography works; the members of an HSM have health-check keys of their own.
+    add_version(key, 1, Material.software())
     tx.audit(Action.CLOUD_KEY_CREATE, key, after=snapshot(key, "kind", "external_key_id", "permitted_uses"))
     tx.touch(GenerationChange.Kind.KEY, key.pk)
     return key
 
 
-def add_version(key: CloudKey, number: int, *, activated: bool = True) -> KeyVersion:
-    """New AES-256 material from the system's random generator, sealed under the vault's KEK."""
+def add_version(
+    key: CloudKey, number: int, material: Material | None, *, activated: bool = True
+) -> KeyVersion:
+    """A new version with this material; None for one that gets its material later, by work in the background."""
     version = KeyVersion(vault=key.vault, cloud_key=key, number=number, protection=key.key_set.protection)
     version.activated_at = timezone.now() if activated else None
-    seal(version, "material", os.urandom(32))
+    if material is not None:
+        material.put(version)
     version.save(force_insert=True)
     return version
 

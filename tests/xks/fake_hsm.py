@@ -10,6 +10,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hsm.base import DataInvalid, HsmError, HsmUnavailable, KeyNotFound, ResidentCiphertext
+from hsm.group import MemberState
 from xks import wire
 from xks.resident import Group, Member
 
@@ -66,6 +67,10 @@ class FakeHsm:
             return aead.decrypt(nonce, data, aad)
         except InvalidTag:
             raise DataInvalid("does not authenticate") from None
+
+    def states(self) -> list[MemberState]:
+        """See Group."""
+        return []
 
     async def close(self) -> None:
         """See Member."""

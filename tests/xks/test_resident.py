@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from hsm.base import DataInvalid, HsmError, HsmUnavailable, ResidentCiphertext
+from hsm.base import DataInvalid, HsmBusy, HsmUnavailable, ResidentCiphertext
 from tests.xks import world
 from tests.xks.fake_hsm import FakeHsm
 from tests.xks.shell import Answer, Shell, apply
@@ -456,9 +456,6 @@ async def test_a_changed_connection_is_made_anew_and_the_old_one_closed(hardware
 
 
 async def test_errors_of_an_hsm_map_to_answers(hardware: Hardware) -> None:
-    class HsmBusy(HsmError):
-        permanent = False
-
     hardware.hsm.failure = HsmBusy("full")
     assert (await hardware.call("encrypt", world.encrypt_body())).error == (429, "ThrottlingException")
     hardware.hsm.failure = DataInvalid("verification")

@@ -25,5 +25,7 @@ class Command(GroupCommand):
         Verb("update", "PATCH", "key-sets/{key_set}"),
         Verb("delete", "DELETE", "key-sets/{key_set}"),
         Verb("deletion", "GET", "key-sets/{key_set}/deletion"),
+        Verb("protection", "GET", "key-sets/{key_set}/protection"),
+        Verb("adopt", "POST", "key-sets/{key_set}/adopt"),
         Verb("use-as-external-key-store", "POST", "key-sets/{key_set}/use-as-external-key-store"),
     )

@@ -1,0 +1,141 @@
+"""KEKs that an HSM wraps are opened beside everything else: once each, again when the HSM is back, nobody waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import pytest
+
+from hsm.base import DataInvalid, HsmUnavailable, KeyNotFound
+from hsm.software import wrapping_key_id
+from xks import agent_keks
+from xks.agent_keks import Keks, WrappedKek
+
+HSM_A, HSM_B = uuid4(), uuid4()
+
+
+class Opener:
+    """Opens a blob by its first byte; HSMs can be made to hang or to be gone."""
+
+    def __init__(self) -> None:
+        self.calls: list[UUID] = []
+        self.gone: set[UUID] = set()
+        self.hung: dict[UUID, threading.Event] = {}
+        self.errors: dict[UUID, Exception] = {}
+
+    def __call__(self, kek: WrappedKek) -> bytes:
+        self.calls.append(kek.key_set_id)
+        if kek.connection_id in self.hung:
+            self.hung[kek.connection_id].wait(10)
+        if kek.connection_id in self.gone:
+            raise HsmUnavailable("gone")
+        if kek.key_set_id in self.errors:
+            raise self.errors[kek.key_set_id]
+        return kek.blob[:1] * 32
+
+
+def kek(number: int, connection: UUID = HSM_A, key_set: UUID | None = None) -> WrappedKek:
+    return WrappedKek(key_set or uuid4(), connection, b"key", bytes([number]), b"place")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def opener() -> Opener:
+    return Opener()
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(agent_keks, "RETRY_S", (0.02, 0.05))
+
+
+def test_one_call_for_each_key_set_and_none_when_asked_again(opener: Opener) -> None:
+    keks = Keks(opener)
+    wanted = [kek(number) for number in range(20)]
+    for _ in range(3):
+        found = keks.get(wanted)
+        for number, asked in enumerate(wanted):
+            wrapper = found[asked.key_set_id].wrapper
+            assert wrapper is not None
+            assert wrapper.key_id == wrapping_key_id(bytes([number]) * 32)
+    assert len(opener.calls) == keks.calls == 20
+    assert keks.missing == 0
+    assert keks.take_late() == set()
+    keks.stop()
+
+
+def test_another_blob_is_opened_anew(opener: Opener) -> None:
+    keks = Keks(opener)
+    first = kek(1)
+    keks.get([first])
+    again = keks.get([kek(2, key_set=first.key_set_id)])
+    wrapper = again[first.key_set_id].wrapper
+    assert wrapper is not None
+    assert wrapper.key_id == wrapping_key_id(b"\x02" * 32)
+    keks.stop()
+
+
+def test_an_hsm_that_hangs_holds_up_no_other(opener: Opener) -> None:
+    opener.hung[HSM_A] = threading.Event()
+    woken = threading.Event()
+    keks = Keks(opener, wake=woken.set)
+    hung, well = kek(1, HSM_A), kek(2, HSM_B)
+    began = time.monotonic()
+    found = keks.get([hung, well], wait_s=0.2)
+    assert time.monotonic() - began < 0.6
+    assert found[hung.key_set_id].wrapper is None
+    assert not found[hung.key_set_id].broken
+    assert found[well.key_set_id].wrapper is not None
+    # Who asks again is not held up at all: it has been waited for once.
+    began = time.monotonic()
+    keks.get([hung, well], wait_s=5)
+    assert time.monotonic() - began < 0.1
+    opener.hung[HSM_A].set()
+    assert woken.wait(5)
+    assert keks.take_late() == {hung.key_set_id}
+    assert keks.take_late() == set()
+    assert keks.get([hung])[hung.key_set_id].wrapper is not None
+    keks.stop()
+
+
+def test_an_hsm_that_is_gone_is_tried_again_by_itself(opener: Opener) -> None:
+    opener.gone.add(HSM_A)
+    keks = Keks(opener)
+    wanted = [kek(1), kek(2), kek(3)]
+    found = keks.get(wanted)
+    assert all(each.wrapper is None and not each.broken for each in found.values())
+    assert keks.missing == 3
+    opener.gone.clear()
+    until(lambda: keks.missing == 0)
+    assert keks.take_late() == {each.key_set_id for each in wanted}
+    keks.stop()
+
+
+def test_one_that_cannot_be_opened_does_not_hold_up_its_neighbours(opener: Opener) -> None:
+    lost, altered, well = kek(1), kek(2), kek(3)
+    opener.errors[lost.key_set_id] = KeyNotFound("no such key")
+    opener.errors[altered.key_set_id] = DataInvalid("altered")
+    keks = Keks(opener)
+    keks.get([lost, altered, well])
+    until(lambda: keks.get([well])[well.key_set_id].wrapper is not None)
+    until(lambda: bool(keks.get([altered])[altered.key_set_id].broken))
+    assert not keks.get([lost])[lost.key_set_id].broken, "it may come back"
+    until(lambda: opener.calls.count(lost.key_set_id) > 2)
+    assert opener.calls.count(altered.key_set_id) == 1, "what is altered stays so"
+    keks.stop()
+
+
+def test_a_key_of_the_wrong_length_is_no_key(opener: Opener) -> None:
+    short = WrappedKek(uuid4(), HSM_A, b"key", b"", b"place")
+    keks = Keks(opener)
+    assert keks.get([short])[short.key_set_id].broken
+    keks.stop()
