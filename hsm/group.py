@@ -233,8 +233,14 @@ class _Routes(Generic[M]):
         self.clock = clock
         self._turn = 0
 
-    def route(self, key: bytes, now: float) -> tuple[list[_Held[M]], bool]:
+    def route(self, key: bytes, now: float) -> tuple[Sequence[_Held[M]], bool]:
         """Return the members to try, in order, and whether none of them is known to work."""
+        if self.routing == "preferred" or len(self.held) == 1:
+            for each in self.held:
+                if each.lacking or not each.breaker.closed:
+                    break
+            else:
+                return self.held, False  # as nearly always
         well = [each for each in self.held if each.breaker.closed]
         alone = not well
         if len(well) > 1:
