@@ -64,6 +64,10 @@ bench-rules: $(DEV) ## Measure what access rules cost a request
 bench-xks: $(DEV) ## Measure the XKS endpoint (wrk, h2load); LONG=1, PEER=url,prefix,akid,secret,key, GROWTH=1: docs/benchmarks.md
 	@$(BIN)/python scripts/$(if $(GROWTH),bench_growth.py,bench_xks.py) $(ARGS)
 
+.PHONY: bench-hsm
+bench-hsm: $(DEV) $(PACKAGES) ## Measure HSM helpers: speed, a slow token, members that fail and return (2 minutes)
+	@$(BIN)/python scripts/bench_hsm.py $(ARGS)
+
 .PHONY: bench-overload
 bench-overload: $(DEV) ## Measure what becomes of requests beyond what the endpoint can take (needs h2load)
 	@$(BIN)/python scripts/bench_overload.py $(ARGS)
