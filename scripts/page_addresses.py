@@ -184,6 +184,7 @@ VALUES: dict[str, Look] = {
     "operation_id": _first("cloudkeys.operation"),
     "event_id": _event,
     "node_id": _anywhere("vault.node"),
+    "connection_id": _anywhere("vault.hsmconnection"),
     "certificate_id": _anywhere("xks.endpointcertificate"),
     "draft_id": _first("cloudkeys.keysetdraft"),
     "member_id": _person,
@@ -222,6 +223,7 @@ CHOICES: dict[str, dict[str, Look]] = {
 SPREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "csp-account-tab": {"tab": ("credential", "policy", "used-by")},
     "key-set-tab": {"tab": ("keys", "schedule", "aws", "dependents")},
+    "hsm-tab": {"tab": ("capabilities", "keys", "audit")},
     "key-set-step": {"step": ("what", "account", "store", "protection", "schedule", "summary")},
     "key-set-draft-save": {"step": ("what",)},
     "cloud-keys-bulk": {"verb": ("disable",)},

@@ -39,6 +39,7 @@ IN_APPLIANCE: tuple[Entry, ...] = (
     Entry("Accounts", "users", "accounts", Permission.APPLIANCE_MANAGE_USERS),
     Entry("Nodes", "server", "nodes", Permission.APPLIANCE_VIEW_NODES),
     Entry("Certificates", "badge-check", "certificates", Permission.APPLIANCE_VIEW_NODES),
+    Entry("HSMs", "cpu", "hsms", Permission.APPLIANCE_VIEW_HSMS),
     Entry("Audit", "scroll-text", "appliance-audit", Permission.APPLIANCE_VIEW_AUDIT),
     Entry("System", "activity", "system", Permission.APPLIANCE_VIEW_NODES),
 )

@@ -8,7 +8,7 @@ from typing import Any
 from django.urls import NoReverseMatch, reverse
 
 from vault.actors import Actor
-from vault.models import Vault
+from vault.models import HsmConnection, Vault
 from vault.permissions import Permission
 from vault.services import vaults
 from vault.web.navigation import sections
@@ -68,6 +68,19 @@ def vault_hits(actor: Actor, vault: Vault | None, text: str) -> list[Hit]:
             member = actor.role_in(row.pk) is not None
             url = reverse("vault-home" if member else "vault-detail", args=[row.pk])
             found.append(Hit("Vaults", row.name, url, "vault"))
+    return found
+
+
+def hsm_hits(actor: Actor, text: str) -> list[Hit]:
+    """HSM connections by name, and connecting one; for those who look after the installation."""
+    if not actor.may(Permission.APPLIANCE_VIEW_HSMS):
+        return []
+    found: list[Hit] = []
+    if actor.may(Permission.APPLIANCE_MANAGE_HSMS) and holds("Connect HSM", text):
+        found.append(Hit("Do", "Connect HSM", reverse("hsm-create"), "plus"))
+    if text:
+        rows = HsmConnection.objects.filter(name__icontains=text).order_by("name")[:MOST]
+        found += [Hit("HSMs", row.name, reverse("hsm", args=[row.pk]), "cpu") for row in rows]
     return found
 
 

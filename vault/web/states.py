@@ -71,6 +71,11 @@ _BY_KIND: dict[str, dict[str, Look]] = {
         "STALE": Look("danger", "circle-alert", "Stale, refuses"),
         "GONE": Look("neutral", "circle-off", "Signed off"),
     },
+    "hsm_member": {
+        "ACTIVE": Look("ok", "circle-check", "Active"),
+        "DEGRADED": Look("warn", "triangle-alert", "Degraded"),
+        "UNAVAILABLE": Look("danger", "circle-x", "Unavailable"),
+    },
     "certificate": {
         "VALID": Look("ok", "badge-check", "Valid"),
         "EXPIRING": Look("warn", "hourglass", "Ends soon"),
@@ -125,6 +130,7 @@ def states_of(kind: str) -> list[str]:
         "pointer": ["NOT_LINKED", "PENDING", "LINKED", "FAILED", "GONE"],
         "link": ["NOT_LINKED", "PENDING", "FAILED"],
         "account": ["UNKNOWN"],
+        "hsm_member": ["UNKNOWN"],
         "operation": ["FAILED"],
         "step": ["FAILED"],
     }.get(kind, [])

@@ -2,9 +2,21 @@
 
 from django.urls import path
 
-from vault.web import accounts, home, people, saved_views, settings, styleguide, tokens, vaults
+from vault.web import (
+    accounts,
+    home,
+    hsm,
+    hsm_changes,
+    people,
+    saved_views,
+    settings,
+    styleguide,
+    tokens,
+    vaults,
+)
 
 _P = "v/<uuid:vault_id>/people/"
+_H = "appliance/hsms/"
 _A = "appliance/accounts/<uuid:user_id>/"
 
 urlpatterns = [
@@ -42,6 +54,14 @@ urlpatterns = [
     path(f"{_A}one-time-password/", accounts.account_reset, name="account-reset"),
     path(f"{_A}disable/", accounts.account_switch, {"verb": "disable"}, name="account-disable"),
     path(f"{_A}enable/", accounts.account_switch, {"verb": "enable"}, name="account-enable"),
+    path(_H, hsm.hsm_list, name="hsms"),
+    path(f"{_H}new/", hsm_changes.hsm_create, name="hsm-create"),
+    path(f"{_H}<uuid:connection_id>/", hsm.hsm_detail, name="hsm"),
+    path(f"{_H}<uuid:connection_id>/edit/", hsm_changes.hsm_edit, name="hsm-edit"),
+    path(f"{_H}<uuid:connection_id>/pin/", hsm_changes.hsm_pin, name="hsm-pin"),
+    path(f"{_H}<uuid:connection_id>/test/", hsm_changes.hsm_test, name="hsm-test"),
+    path(f"{_H}<uuid:connection_id>/delete/", hsm_changes.hsm_delete, name="hsm-delete"),
+    path(f"{_H}<uuid:connection_id>/<slug:tab>/", hsm.hsm_tab, name="hsm-tab"),
     path("appliance/vaults/", vaults.vault_list, name="vaults"),
     path("appliance/vaults/new/", vaults.vault_create, name="vault-create"),
     path("appliance/vaults/<uuid:vault_id>/", vaults.vault_detail, name="vault-detail"),

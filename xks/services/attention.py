@@ -23,6 +23,7 @@ from vault.attention import (
     worst_first,
 )
 from vault.changes import change
+from vault.hsm_attention import hsm_items, vault_hsm_items
 from vault.models import UnusedKeys, Vault
 from vault.permissions import Permission
 from xks.models import AuditIntegrity, JournalChain, UsageHour
@@ -136,6 +137,7 @@ def certificate_items(actor: Actor, now: datetime) -> Iterator[Item]:
 VAULT_SOURCES: tuple[VaultSource, ...] = (
     of_keys.vault_items,
     _data_plane,
+    vault_hsm_items,
     of_keys.store_items,
     of_keys.account_items,
     of_keys.key_items,
@@ -147,6 +149,7 @@ INSTALLATION_SOURCES: tuple[InstallationSource, ...] = (
     lambda actor, now: data_plane_items(now),
     record_items,
     certificate_items,
+    hsm_items,
 )
 
 

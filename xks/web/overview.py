@@ -176,6 +176,13 @@ def fix_of(request: Any, vault: Vault, item: Item) -> tuple[str, bool]:
         return (
             (maybe_url("nodes"), False) if request.actor.may(Permission.APPLIANCE_VIEW_NODES) else ("", False)
         )
+    if item.target_type == "hsm_connection":
+        # The installation's: others than the appliance admin read here what is wrong, and whom to tell.
+        if not request.actor.may(Permission.APPLIANCE_VIEW_HSMS):
+            return "", False
+        return (
+            reverse("hsm", args=[item.target_id]) if item.action == "open_hsm" else reverse("hsms")
+        ), False
     if item.action in FIXES and item.target_id:
         name, argument, dialog = FIXES[item.action]
         url = maybe_url(name, vault_id=vault.pk, **{argument: item.target_id})

@@ -14,7 +14,7 @@ from cloudkeys.web.palette import making_hits, object_hits
 from vault.models import Vault
 from vault.permissions import Permission
 from vault.web.frame import partial, person_page, uuid_or_none
-from vault.web.palette import Hit, holds, maybe_url, page_hits, vault_hits
+from vault.web.palette import Hit, holds, hsm_hits, maybe_url, page_hits, vault_hits
 
 _LONGEST = 300
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -26,6 +26,7 @@ _ORDER = (
     "Operations",
     "People",
     "Vaults",
+    "HSMs",
     "Go to",
     "Do",
 )
@@ -42,6 +43,7 @@ def palette(request: Any) -> HttpResponse:
     if vault is not None:
         hits += [*making_hits(request.actor, vault, text), *_record_hits(request, vault, text)]
     hits += vault_hits(request.actor, vault, text) + page_hits(request, vault, text)
+    hits += hsm_hits(request.actor, text)
     hits.sort(key=lambda hit: _ORDER.index(hit.group))
     groups = [(name, list(found)) for name, found in groupby(hits, key=lambda hit: hit.group)]
     return partial(request, "xks/palette.html", {"groups": groups, "text": text})
