@@ -427,20 +427,31 @@ class Module:
             self.raw["C_FindObjectsFinal"](session)
         return found
 
-    def attribute(self, session: int, handle: int, kind: int, *, size: int = 4096) -> bytes | None:
-        """Return an attribute's bytes; None where the object has no such attribute or does not tell it."""
-        buffer = ctypes.create_string_buffer(size)
+    def attribute(self, session: int, handle: int, kind: int, *, size: int = 0) -> bytes | None:
+        """Return an attribute's bytes; None where the object has no such attribute or does not tell it.
+
+        ``size``: where it is known; NSS answers CKR_BUFFER_TOO_SMALL to a number in a buffer of another size.
+        """
+        one = _Attribute(kind, None, 0)
+        if not size:
+            if not self._ask(session, handle, one):
+                return None
+            size = one.length
+        buffer = ctypes.create_string_buffer(size or 1)
         one = _Attribute(kind, ctypes.addressof(buffer), size)
+        return buffer.raw[: one.length] if self._ask(session, handle, one) else None
+
+    def _ask(self, session: int, handle: int, one: _Attribute) -> bool:
         code = self.raw["C_GetAttributeValue"](session, handle, byref(one), 1)
         if code in (CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID):
-            return None
+            return False
         if code != CKR_OK:
             raise CkError("C_GetAttributeValue", code)
-        return None if one.length == UNAVAILABLE else buffer.raw[: one.length]
+        return bool(one.length != UNAVAILABLE)
 
     def number(self, session: int, handle: int, kind: int) -> int | None:
         """Return an attribute that is a CK_ULONG."""
-        value = self.attribute(session, handle, kind)
+        value = self.attribute(session, handle, kind, size=ctypes.sizeof(c_ulong))
         return (
             None
             if value is None or len(value) != ctypes.sizeof(c_ulong)
@@ -449,7 +460,7 @@ class Module:
 
     def flag(self, session: int, handle: int, kind: int) -> bool | None:
         """Return an attribute that is a CK_BBOOL."""
-        value = self.attribute(session, handle, kind)
+        value = self.attribute(session, handle, kind, size=1)
         return None if not value else value[0] != 0
 
     def set_attributes(self, session: int, handle: int, template: Template) -> None:

@@ -178,13 +178,17 @@ VENDORS: Final = (
     ),
     Vendor(
         name="nss",
-        title="NSS softoken",
+        title="NSS softoken (not for production)",
         manufacturers=("mozilla",),
         modules=("softokn",),
-        iv="",
+        iv="ours",
         kwp_numbers=[],
         environment=("NSS_LIB_PARAMS",),
-        facts=(Fact("C_Initialize", "wants arguments of NSS's own form", "tried by us, NSS 3.87"),),
+        facts=(
+            Fact("C_Initialize", "wants arguments of NSS's own form", "measured by us, NSS 3.87"),
+            Fact("AES-GCM, key wrap", "work, with ulIvBits given and KWP as 0x210B", "measured by us, NSS 3.87"),
+            Fact("CKA_LOCAL", "is false for keys that it made itself", "measured by us, NSS 3.87"),
+        ),
         proven=True,
     ),
 )  # fmt: skip

@@ -39,6 +39,8 @@ FAILURES: Final = 3
 """So many failures in a row open a breaker; one is enough where the helper is not even there."""
 FIRST_WAIT_S: Final = 0.5
 LONGEST_WAIT_S: Final = 10.0
+ALONE_WAIT_S: Final = 0.1
+"""Where no other member works there is nothing to spare a member for: it is tried this often, however long it is away."""
 SHARES: Final = 3
 """An attempt gets the request's time divided by this, so that one failover fits in any case."""
 LACKING_S: Final = 30.0
@@ -83,11 +85,11 @@ class Breaker:
     def retry_in(self, now: float, *, alone: bool = False) -> float:
         """Seconds until the member may be tried again; 0 when it may be now.
 
-        ``alone``: no other member works. Then the wait does not double, for there is nothing to spare it for.
+        ``alone``: no other member works. Then the wait is short, and does not double.
         """
         if self.closed:
             return 0.0
-        wait = FIRST_WAIT_S if alone else self._wait
+        wait = ALONE_WAIT_S if alone else self._wait
         return max(0.0, self._opened_at + wait - now)
 
     def due(self, now: float, *, alone: bool = False) -> bool:

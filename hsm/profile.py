@@ -151,7 +151,7 @@ def measure(token: Token, lane: Lane) -> Profile:
         found.fips = "unlikely: keys of known value are accepted in clear"
     if entry is not None:
         found.notes = [f"{fact.name}: {fact.value} ({fact.source})" for fact in entry.facts]
-    _conclude(found)
+    _conclude(found, write_protected=bool(info.flags & ck.CKF_WRITE_PROTECTED))
     return found
 
 
@@ -484,7 +484,7 @@ def measure_oaep(token: Token, lane: Lane) -> list[str]:
 # --- conclusions ----------------------------------------------------------------------------------------------------
 
 
-def _conclude(found: Profile) -> None:
+def _conclude(found: Profile, *, write_protected: bool) -> None:
     if found.gcm.works:
         twelve = found.gcm.nonce_bytes == 12
         found.possible = ["root-key", "hsm-wrapped", "hsm-resident"] if twelve else []
@@ -500,6 +500,9 @@ def _conclude(found: Profile) -> None:
             found.possible = ["root-key", "hsm-wrapped"]
     else:
         found.missing.append(found.kwp.reason)
+    if write_protected:
+        found.possible = []
+        found.missing.append("room for keys: the token is write-protected, no key can be made in it")
     if not found.random:
         found.missing.append(
             "a random generator for callers (C_GenerateRandom): nonces are the system's alone"

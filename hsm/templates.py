@@ -110,7 +110,7 @@ def differences(found: dict[str, Any], flags: dict[str, bool], *, made_here: boo
     if made_here and not flags["extractable"]:
         wrong += [
             f"CKA_{name.upper()} is false"
-            for name in ("local", "never_extractable", "always_sensitive")
+            for name in ("never_extractable", "always_sensitive")  # NSS says false of CKA_LOCAL
             if found[name] is False
         ]
     return list(dict.fromkeys(wrong))
