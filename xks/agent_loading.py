@@ -12,10 +12,11 @@ out and reported, so that the data plane answers as if it did not exist.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
-from datetime import UTC
-from typing import Any, cast
+from datetime import UTC, datetime
+from typing import Any, Final, cast
 from uuid import UUID
 
 from django.db import transaction
@@ -168,21 +169,24 @@ def load_changes(
         generation = current_generation()
         if generation < applied.generation:
             raise WentBackwards(generation, applied.generation)
-        if fingerprint_of(applied.generation) != applied.fingerprint:
+        # What was applied last, what came since: one query tells both histories.
+        told: dict[int, list[tuple[str, UUID, datetime]]] = defaultdict(list)
+        for number, kind, object_id, at in GenerationChange.objects.filter(
+            generation__gte=applied.generation, generation__lte=generation
+        ).values_list("generation", "kind", "object_id", "at"):
+            told[number].append((kind, object_id, at))
+        if _fingerprint(told.pop(applied.generation, [])) != applied.fingerprint:
             raise WentBackwards(generation, applied.generation)
-        log = list(
-            GenerationChange.objects.filter(
-                generation__gt=applied.generation, generation__lte=generation
-            ).values_list("generation", "kind", "object_id")
-        )
-        if len({number for number, _, _ in log}) != generation - applied.generation:
+        if len(told) != generation - applied.generation:
             raise LogIncomplete(f"from {applied.generation} to {generation}")
         touched: dict[str, set[UUID]] = {kind: set() for kind in GenerationChange.Kind.values}
-        for _, kind, object_id in log:
-            touched[kind].add(object_id)
+        for rows in told.values():
+            for kind, object_id, _ in rows:
+                touched[kind].add(object_id)
         return _changed(
             applied,
             generation,
+            _fingerprint(told[generation]) if generation in told else applied.fingerprint,
             max_staleness_s,
             vault_ids=touched[GenerationChange.Kind.VAULT],
             store_ids=touched[GenerationChange.Kind.STORE],
@@ -195,6 +199,7 @@ def load_changes(
 def _changed(
     applied: Applied,
     generation: int,
+    fingerprint: Fingerprint,
     max_staleness_s: float,
     *,
     vault_ids: set[UUID],
@@ -230,7 +235,7 @@ def _changed(
     removed_keys = sorted({str(id) for id in key_ids} - {record.id for record in kept})
     return Loaded(
         generation=generation,
-        fingerprint=fingerprint_of(generation),
+        fingerprint=fingerprint,
         full=False,
         stores=stores,
         keys=kept,
@@ -242,9 +247,18 @@ def _changed(
 
 def fingerprint_of(generation: int) -> Fingerprint:
     """What the log says of that generation. Two histories that share a number do not share this."""
-    rows = GenerationChange.objects.filter(generation=generation).values_list("kind", "object_id", "at")
+    return _fingerprint(
+        GenerationChange.objects.filter(generation=generation).values_list("kind", "object_id", "at")
+    )
+
+
+def _fingerprint(rows: Iterable[tuple[str, UUID, datetime]]) -> Fingerprint:
     told = sorted(f"{kind} {object_id} {at.astimezone(UTC).isoformat()}" for kind, object_id, at in rows)
     return hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+
+
+NOTHING_LOGGED: Final = _fingerprint([])
+"""Of a generation of which the log says nothing: the one before the first change."""
 
 
 def _portions(ids: Iterable[UUID]) -> Iterator[Sequence[UUID]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -176,16 +177,27 @@ class Registrar(threading.Thread):
                 entry.added = True
                 self._next_beat = time.monotonic()  # its first lease waits for the beat
             self._write_state(process, entry)
-            if (confirmed := entry.confirmed) is not None and confirmed != entry.written:
-                if self._registry.confirm(process, *confirmed):
-                    entry.written = confirmed
-                self._write_state(process, entry)
+        self._confirm(entries)
         for process in gone:
             self._registry.remove_worker(process)
         with self._news:
             self._gone.difference_update(gone)
         if time.monotonic() >= self._next_beat:
             self._beat(entries)
+
+    def _confirm(self, entries: dict[ProcessName, _Entry]) -> None:
+        """Write what workers have confirmed, all that confirm the same in one transaction."""
+        due: dict[tuple[int, str], list[ProcessName]] = defaultdict(list)
+        for process, entry in entries.items():
+            if (confirmed := entry.confirmed) is not None and confirmed != entry.written:
+                due[confirmed].append(process)
+        for told, processes in due.items():
+            if self._registry.confirm(processes, *told):
+                for process in processes:
+                    entries[process].written = told
+            for process in processes:
+                # Whoever was stopped meanwhile is not to be taken at its word.
+                self._write_state(process, entries[process])
 
     def _write_state(self, process: ProcessName, entry: _Entry) -> None:
         if is_stopped(process):

@@ -23,7 +23,7 @@ from vault.actors import Actor
 from vault.generations import current_generation
 from vault.models import Node, WorkerProcess
 from vault.services.nodes import tell_alarms
-from xks.agent_loading import fingerprint_of
+from xks.agent_loading import NOTHING_LOGGED, fingerprint_of
 from xks.agent_rules import ShadowSums
 from xks.agent_state import Refusal
 
@@ -178,18 +178,22 @@ class Registry:
                 deregistered_at=None,
             )
 
-    def confirm(self, process: ProcessName, generation: int, fingerprint: str) -> bool:
-        """Note that the worker answers from ``generation`` and from nothing older any more.
+    def confirm(self, processes: Iterable[ProcessName], generation: int, fingerprint: str) -> bool:
+        """Note that these workers answer from ``generation`` and from nothing older any more: two queries, one commit.
 
         False, and nothing noted, when the database knows another history: a generation of that number which it has not
         is not to be confirmed to whoever waits for its own.
         """
+        node = self._own()
         with transaction.atomic():
-            if current_generation() < generation or fingerprint_of(generation) != fingerprint:
+            # The log holds a generation once it is committed, so the counter need not be asked.
+            if fingerprint_of(generation) != fingerprint:
                 return False
-            WorkerProcess.objects.filter(node=self._own(), instance=str(process)).update(
-                applied_generation=generation, last_seen_at=Now()
-            )
+            if fingerprint == NOTHING_LOGGED and current_generation() < generation:
+                return False
+            WorkerProcess.objects.filter(
+                node=node, instance__in=[str(process) for process in processes]
+            ).update(applied_generation=generation, last_seen_at=Now())
         return True
 
     def set_state(self, process: ProcessName, state: str) -> None:

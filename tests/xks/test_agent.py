@@ -343,13 +343,13 @@ def test_confirmation_of_a_lost_history_is_not_written(folder: Path, store: XksK
     registry.add_worker(process, 0)
     generation = set_generation_wanted((STORE, store))
     lost = agent_loading.fingerprint_of(generation)
-    assert registry.confirm(process, generation, lost)
+    assert registry.confirm([process], generation, lost)
     GenerationChange.objects.filter(generation=generation).delete()
     Generation.objects.update(value=generation - 1)
     WorkerProcess.objects.update(applied_generation=generation - 1)
     assert set_generation_wanted((STORE, store)) == generation
 
-    assert not registry.confirm(process, generation, lost)
+    assert not registry.confirm([process], generation, lost)
     assert not wait_for_generation(generation, timeout_s=0).complete
 
 
