@@ -226,8 +226,6 @@ class _Routes(Generic[M]):
     """Which member comes next, and what an attempt's end means. Does no input or output, and takes no lock."""
 
     def __init__(self, held: Sequence[_Held[M]], routing: Routing, clock: Callable[[], float]) -> None:
-        if not held:
-            raise ValueError("a group needs a member")
         if len({each.member.member_id for each in held}) != len(held):
             raise ValueError("two members of a group have the same id")
         self.held = tuple(held)
@@ -296,6 +294,8 @@ class _Routes(Generic[M]):
 
     def refusal(self, errors: list[HsmError], tried: int, now: float, alone: bool) -> HsmError:
         """Return what a request is told that no member has answered."""
+        if not self.held:
+            return HsmUnavailable("no member of the HSM can be used here; its page says why")
         if tried < len(self.held) and all(isinstance(error, KeyNotFound) for error in errors):
             # Whoever holds the key may be among those that were not asked.
             waits = [each.breaker.retry_in(now, alone=alone) for each in self.held if not each.breaker.closed]
@@ -360,7 +360,11 @@ class AsyncGroup:
         routing: Routing = "preferred",
         clock: Callable[[], float] = wire.boot_clock,
     ) -> None:
-        """``members``: in the order in which they are preferred. Raises ValueError for none, or an id twice."""
+        """Take these members.
+
+        ``members``: in the order in which they are preferred; none is possible, and then every request is
+        refused. Raises ValueError for an id twice.
+        """
         self._routes: _Routes[AsyncMemberLike] = _Routes([_Held(each) for each in members], routing, clock)
 
     async def encrypt(

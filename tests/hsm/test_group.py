@@ -436,8 +436,8 @@ def test_a_group_restricted_to_the_holders_of_a_key_shares_the_breakers(world):
     with pytest.raises(HelperGone):
         world.encrypt(group=only_b)
     assert world.states() == {"a": "closed", "b": "open"}
-    with pytest.raises(ValueError, match="needs a member"):
-        world.group.hold(["c"])
+    with pytest.raises(HsmUnavailable, match="no member"):
+        world.encrypt(group=world.group.hold(["c"]))
 
 
 # --- active-active ----------------------------------------------------------------------------------------------
@@ -482,9 +482,9 @@ def test_active_active_leaves_out_who_fails_and_takes_them_back(kind):
 # --- the rest ---------------------------------------------------------------------------------------------------
 
 
-def test_a_group_needs_members_with_names_of_their_own(kind):
-    with pytest.raises(ValueError, match="needs a member"):
-        World(kind, "")
+def test_a_group_without_members_refuses_and_names_are_told_apart(kind):
+    with pytest.raises(HsmUnavailable, match="no member"):
+        World(kind, "").encrypt()
     clock = Clock()
     with pytest.raises(ValueError, match="same id"):
         SyncGroup([SyncFake("a", clock), SyncFake("a", clock)])
