@@ -24,6 +24,7 @@ APPS = ("vault", "cloudkeys", "xks")
 FROM_DJANGO = {"migrate": "django"}
 # Lower-case names of the groups, in the order of the help page. A command belongs to the group that begins its name.
 GROUPS = {
+    "hsm": "HSMs: connect, test, PINs, their keeper.",
     "keys": "Root key: re-wrap, export as shares, import.",
     "vault": "Vaults, their members and tokens.",
     "csp-account": "Accounts at cloud service providers.",

@@ -116,7 +116,7 @@ def claim(member_id: UUID, mark: str, by: str) -> bool:
     )
 
 
-def accepted(member_id: UUID, mark: str, version: int) -> None:
+def accepted(member_id: UUID, mark: str) -> None:
     """The token took the PIN: others may log in with it, one after the other."""
     HsmMember.objects.filter(pk=member_id).update(
         pin_accepted_mark=mark, pin_claim_count=0, pin_claim_until=None, pin_refused_version=None
@@ -128,6 +128,11 @@ def released(member_id: UUID, mark: str) -> None:
     HsmMember.objects.filter(pk=member_id, pin_claim_mark=mark).update(
         pin_claim_count=0, pin_claim_until=None
     )
+
+
+def unknown(member_id: UUID, mark: str) -> None:
+    """The login ended without a word (a crash, a hang): the try counts, the next one may begin."""
+    HsmMember.objects.filter(pk=member_id, pin_claim_mark=mark).update(pin_claim_until=None)
 
 
 def refused(member_id: UUID, mark: str, message: str) -> None:

@@ -1,6 +1,6 @@
 """Does a part of Keystead work? Asked by the supervisor and by container health checks; needs no Django.
 
-python -m vault.probe web|xks|simulator|agent|worker|beat
+python -m vault.probe web|xks|simulator|agent|worker|beat|hsm
 """
 
 from __future__ import annotations
@@ -106,7 +106,20 @@ def beat() -> bool:
     return has_pulse("beat")
 
 
-PROBES = {"web": web, "xks": xks, "simulator": simulator, "agent": agent, "worker": worker, "beat": beat}
+def hsm() -> bool:
+    """Look at the pulse of the keeper of HSMs."""
+    return has_pulse("hsm")
+
+
+PROBES = {
+    "web": web,
+    "xks": xks,
+    "simulator": simulator,
+    "agent": agent,
+    "worker": worker,
+    "beat": beat,
+    "hsm": hsm,
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -78,7 +78,7 @@ def test_agent(data_dir, set_environ):
     assert not probe.agent()
 
 
-@pytest.mark.parametrize("name", ["worker", "beat"])
+@pytest.mark.parametrize("name", ["worker", "beat", "hsm"])
 def test_pulse(name, data_dir):
     assert probe.main([name]) == 1
     (data_dir / "run").mkdir()

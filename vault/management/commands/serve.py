@@ -23,7 +23,7 @@ XKS_SERVE_MAY_NOT_KNOW = [row.name for row in env.SETTINGS.values() if row.secre
 class Command(BaseCommand):
     """Runs every part under one supervisor."""
 
-    help = "Run everything: web, XKS agent and endpoint, worker, beat, and the AWS simulator when it is on."
+    help = "Run everything: web, XKS agent and endpoint, keeper of HSMs, worker, beat, and the AWS simulator when it is on."
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Check, prepare, start all parts, and look after them until told to stop."""
@@ -35,7 +35,7 @@ class Command(BaseCommand):
         startup.check_root_key()
         password = ensure_first_admin()
         connections.close_all()
-        for name in ("worker", "beat"):
+        for name in ("worker", "beat", "hsm"):
             probe.pulse_path(name).unlink(missing_ok=True)
 
         def when_ready() -> None:
@@ -87,6 +87,10 @@ def parts() -> list[Part]:
     environ["KEYSTEAD_DATA_DIR"] = str(env.data_dir())
     environ["KEYSTEAD_LOG_FORMAT"] = env.get("KEYSTEAD_LOG_FORMAT")
     environ["KEYSTEAD_SIMULATOR"] = "on" if env.get("KEYSTEAD_SIMULATOR") else "off"
+    # PINs of HSMs are for their keeper alone.
+    keeping = dict(environ)
+    for name in [name for name in environ if name.startswith(env.PIN_PREFIX)]:
+        del environ[name]
     bare = {
         name: value
         for name, value in environ.items()
@@ -97,6 +101,8 @@ def parts() -> list[Part]:
         return [sys.executable, "-P", "-m", "vault.cli", *words, "--skip-checks"]
 
     found = [
+        # First, because a root key in an HSM is reached through it. It ends its helpers, hence SIGTERM.
+        Part("hsm", command("hsm", "serve"), keeping, probe.hsm, signal.SIGTERM),
         # granian has worker processes of its own to take along, hence SIGTERM.
         Part("web", command("web"), environ, probe.web, signal.SIGTERM),
         Part("agent", command("xks", "agent"), environ, probe.agent),
