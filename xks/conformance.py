@@ -21,6 +21,7 @@ from vault.errors import Conflict, ValidationFailed
 from vault.generations import Confirmation, current_generation, wait_for_generation
 from vault.models import Installation, User, Vault
 from vault.services.vaults import create_vault
+from xks.conformance_hsm import ensure_hsm
 
 VAULT_NAME = "XKS conformance"
 REGION = "us-east-1"
@@ -58,30 +59,42 @@ class ConformanceStore:
 def prepare_conformance_store(actor: Actor, protection: str = KeySet.Protection.SOFTWARE) -> ConformanceStore:
     """Find the store, or make one when there is none that is as it should be, and wait until it is served.
 
-    Raises ValidationFailed for a protection that is not offered, Conflict before there is any
-    administrator who could look after its vault.
+    With an HSM protection its keys are in the first HSM that is connected; where none is, SoftHSM is set up.
+    Raises ValidationFailed for an unknown protection, Conflict before there is any administrator who could
+    look after its vault, Unavailable when the HSM does not answer.
     """
-    if protection != KeySet.Protection.SOFTWARE:
+    if protection not in KeySet.Protection.values:
         raise ValidationFailed(
-            f"Protection {protection!r} is not offered yet.",
+            f"There is no protection {protection!r}.",
             field="protection",
-            cure=f"Give {KeySet.Protection.SOFTWARE.value}, or leave it out.",
+            cure=f"Give one of {', '.join(KeySet.Protection.values)}.",
         )
-    with change(actor):
-        # Whoever comes second waits here, and then finds what the first one made.
-        Installation.objects.select_for_update().get(pk=1)
-        store = find_intact_store()
+    if protection == KeySet.Protection.SOFTWARE:
+        with change(actor):
+            # Whoever comes second waits here, and then finds what the first one made.
+            Installation.objects.select_for_update().get(pk=1)
+            store = find_intact_store(protection)
+            if store is None:
+                store = _make_store(actor, protection)
+    else:
+        # An HSM is never asked inside a transaction, so that nobody is made to wait here.
+        store = find_intact_store(protection)
         if store is None:
-            store = _make_store(actor)
+            store = _make_store(actor, protection)
+    with change(actor):
         credential = reveal_conformance_credential(actor, store)
     confirmation = wait_for_generation(current_generation(), timeout_s=CONFIRM_S)
     return ConformanceStore(store, credential, confirmation)
 
 
-def find_intact_store() -> XksKeyStore | None:
+def find_intact_store(protection: str = KeySet.Protection.SOFTWARE) -> XksKeyStore | None:
     """Return a conformance store that is served and whose keys are as the client expects them."""
     stores = XksKeyStore.objects.filter(
-        is_conformance=True, blocked=False, vault__state=Vault.State.ENABLED, vault__blocked=False
+        is_conformance=True,
+        blocked=False,
+        vault__state=Vault.State.ENABLED,
+        vault__blocked=False,
+        key_set__protection=protection,
     )
     return next((store for store in stores.select_related("key_set", "vault") if _is_intact(store)), None)
 
@@ -94,8 +107,9 @@ def _is_intact(store: XksKeyStore) -> bool:
     return all(found.get(name) == expected for name, expected in KEYS.items())
 
 
-def _make_store(actor: Actor) -> XksKeyStore:
+def _make_store(actor: Actor, protection: str) -> XksKeyStore:
     vault = _find_or_make_vault(actor)
+    hsm = None if protection == KeySet.Protection.SOFTWARE else ensure_hsm(actor, vault).pk
     names = set(KeySet.objects.filter(vault=vault).values_list("name", flat=True))
     numbered = (f"{VAULT_NAME} {number}" for number in range(1, len(names) + 2))
     made = create_key_set(
@@ -104,6 +118,8 @@ def _make_store(actor: Actor) -> XksKeyStore:
         name=next(name for name in numbered if name not in names),
         description="To check the endpoint with AWS's conformance client; no data is under its keys.",
         csp_account=None,
+        protection=protection,
+        hsm_connection=hsm,
         use_as_external_key_store=True,
     )
     store = made.store

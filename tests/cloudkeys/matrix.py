@@ -228,6 +228,10 @@ def no_simulator(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trial, "test_csp_account", lambda actor, account_id: CspAccount.objects.get(pk=account_id))
 
 
+def _adopted(cast: Cast) -> dict[str, Any]:
+    return {"key_label": "foo", "name": "payments-old", "region": "eu-west-1"}
+
+
 V = "api/v1/"
 ACCOUNT_AT = V + "csp-accounts/<uuid:account_id>"
 KEY_SET_AT = V + "key-sets/<uuid:key_set_id>"
@@ -257,6 +261,9 @@ CLOUDKEYS_ROWS = [
     Row("GET", V + "key-sets", 200, 200, 200, 404, 404, query=in_payments),
     Row("POST", KEY_SET_AT + "/schedule-effects", 200, 200, 200, 404, 404, at=_key_set, body=_nothing),
     Row("GET", KEY_SET_AT + "/deletion", 200, 200, 200, 404, 404, at=_key_set),
+    Row("GET", KEY_SET_AT + "/protection", 200, 200, 200, 404, 404, at=_key_set),
+    # The appliance admin's act; here the key set's keys do not live in an HSM.
+    Row("POST", KEY_SET_AT + "/adopt", 403, 403, 403, 403, 409, at=_key_set, body=_adopted),
     Row("POST", V + "key-sets", 201, 201, 403, 404, 404, body=_new_key_set),
     Row("GET", KEY_SET_AT, 200, 200, 200, 404, 404, at=_key_set),
     Row("PATCH", KEY_SET_AT, 200, 200, 403, 404, 404, at=_key_set, if_match=True, body=_renamed),

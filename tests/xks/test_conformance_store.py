@@ -9,11 +9,12 @@ import pytest
 from django.core.management import call_command
 
 from cloudkeys.models import CloudKey, XksCredential, XksKeyStore
+from tests.cloudkeys import hsm_world
 from vault import keys
 from vault.actors import Actor
 from vault.errors import Conflict, ValidationFailed
 from vault.models import AuditEvent, User, Vault
-from xks import conformance
+from xks import conformance, conformance_hsm
 from xks.conformance import KEYS, prepare_conformance_store
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -90,9 +91,32 @@ def test_retired_credential_is_replaced(actor: Actor) -> None:
 
 
 @pytest.mark.parametrize("protection", ["hsm-wrapped", "hsm-resident"])
-def test_hsm_protection_is_said_not_to_be_offered_yet(actor: Actor, protection: str) -> None:
-    with pytest.raises(ValidationFailed, match="not offered yet"):
+def test_hsm_protection_where_there_is_no_hsm_at_all(
+    actor: Actor, protection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conformance_hsm, "find_module", lambda: None)
+    with pytest.raises(Conflict, match="SoftHSM is not installed"):
         prepare_conformance_store(actor, protection)
+
+
+@pytest.mark.parametrize("protection", ["hsm-wrapped", "hsm-resident"])
+def test_hsm_protection_takes_the_hsm_that_is_connected(
+    actor: Actor, protection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hsms = hsm_world.install(monkeypatch)
+    connection = hsms.connect(None)
+    made = prepare_conformance_store(actor, protection)
+    assert made.store.key_set.protection == protection
+    assert made.store.key_set.hsm_connection == connection
+    assert prepare_conformance_store(actor, protection).store == made.store
+    software = prepare_conformance_store(actor).store
+    assert software != made.store
+    assert software.key_set.protection == "software"
+
+
+def test_unknown_protection(actor: Actor) -> None:
+    with pytest.raises(ValidationFailed):
+        prepare_conformance_store(actor, "paper")
 
     assert not Vault.objects.exists()
 
