@@ -12,13 +12,15 @@ from uuid import UUID
 
 from django.utils import timezone
 
-from cloudkeys.models import KeySet, Operation
+from cloudkeys.models import CloudKey, KeySet, Operation
 from cloudkeys.operations.errors import OperationError
 from cloudkeys.operations.steps import Flow, Later, StepContext
 from cloudkeys.services import cloud_keys, lifecycle, versions
+from vault.actions import Action
 from vault.actors import Actor
 from vault.errors import DomainError, ValidationFailed
 from vault.models import ApiToken
+from vault.services.confirmations import confirm_switches
 
 SLICE_S = 10.0
 Act = Callable[[Actor, UUID, dict[str, Any]], Any]
@@ -68,6 +70,14 @@ ACTIONS: dict[str, Act] = {
     "cancel_deletion": lambda actor, pk, p: lifecycle.cancel_deletion(actor, pk, reason=p.get("reason", "")),
 }
 
+CLOSING_ACTS = {
+    "disable": Action.CLOUD_KEY_DISABLE,
+    "block": Action.CLOUD_KEY_BLOCK,
+    "schedule_deletion": Action.CLOUD_KEY_SCHEDULE_DELETION,
+}
+"""Those that take access away: how far the data plane followed is recorded for each key."""
+UNCONFIRMED = "unconfirmed"
+
 
 # What a row may say: the arguments of create_cloud_key, and the key set.
 COLUMNS = frozenset(
@@ -104,12 +114,39 @@ def act_on_items(ctx: StepContext) -> Later | None:
             "unknown_action", "This action is unknown.", f"Give one of {', '.join(ACTIONS)}.", permanent=True
         )
     params = dict(ctx.input.get("params") or {})
+    closing = CLOSING_ACTS.get(str(ctx.input.get("action")))
 
     def one(actor: Actor, item: Any) -> dict[str, Any]:
         act(actor, _id(item), params)
+        if closing is not None:
+            ctx.memo.setdefault(UNCONFIRMED, []).append(str(item))
         return {"id": str(item)}
 
-    return _each(ctx, list(ctx.input.get("ids", [])), one, lambda item: {"id": str(item)})
+    later = _each(ctx, list(ctx.input.get("ids", [])), one, lambda item: {"id": str(item)})
+    if closing is not None and ctx.memo.get(UNCONFIRMED):
+        _confirm(ctx, closing)
+    return later
+
+
+def _confirm(ctx: StepContext, action: Action) -> None:
+    """Wait once for what was closed in this turn, and record for each key how far the data plane followed.
+
+    A worker that dies in between says it twice, never not at all: the next one goes by the memo.
+    """
+    try:
+        actor = requester(ctx.operation)
+    except OperationError:
+        actor = ctx.actor  # who asked has gone meanwhile; what was closed is closed
+    told = confirm_switches(
+        actor, action, CloudKey.objects.filter(pk__in=ctx.memo[UNCONFIRMED]).order_by("name")
+    )
+    del ctx.memo[UNCONFIRMED]
+    with ctx.commit():
+        pass
+    if told is not None:
+        ctx.detail = (
+            f"{ctx.detail}; confirmed by {told.confirmed} of {told.counted} XKS workers".removeprefix("; ")
+        )
 
 
 def create_rows(ctx: StepContext) -> Later | None:

@@ -23,6 +23,7 @@ from vault.errors import Conflict, NeedsApproval, ValidationFailed, check_revisi
 from vault.generations import current_generation
 from vault.models import GenerationChange
 from vault.permissions import Permission
+from vault.services.confirmations import confirm_switches
 
 _STATES = ("state", "blocked", "pointer_state", "delete_after", "permitted_uses")
 _LINKED = (CloudKey.PointerState.LINKED,)
@@ -240,8 +241,12 @@ def destroy_material(tx: Change, key: CloudKey, reason: str) -> None:
 
 
 def expire_due_keys(actor: Actor, limit: int = 100) -> int:
-    """Act on keys whose time has come: disable or schedule deletion. Returns how many; run it again for more."""
+    """Act on keys whose time has come: disable or schedule deletion. Returns how many; run it again for more.
+
+    Then waits for the data plane, once, and records for each key how far it followed.
+    """
     count = 0
+    closed: dict[Action, list[CloudKey]] = {}
     # In a disabled vault nothing is served and nobody could cancel a deletion: its keys expire once it is enabled.
     due = CloudKey.objects.filter(
         expires_at__lte=timezone.now(), expired_at=None, kind=CloudKey.Kind.USER, vault__state="ENABLED"
@@ -274,11 +279,15 @@ def expire_due_keys(actor: Actor, limit: int = 100) -> int:
                 and key.state != CloudKey.State.PENDING_DELETION
             ):
                 _begin_deletion(actor, tx, key, expiration.window_days, reason)
+                closed.setdefault(Action.CLOUD_KEY_SCHEDULE_DELETION, []).append(key)
             elif key.state == CloudKey.State.ENABLED:
                 _set_state(tx, key, CloudKey.State.DISABLED, Action.CLOUD_KEY_DISABLE, reason)
+                closed.setdefault(Action.CLOUD_KEY_DISABLE, []).append(key)
                 if key.pointer_state in _LINKED:
                     start_operation(actor, "cloud_key.disable_pointer", key)
             count += 1
+    for action, keys in closed.items():
+        confirm_switches(actor, action, keys)
     return count
 
 

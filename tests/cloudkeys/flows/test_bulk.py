@@ -16,7 +16,7 @@ from tests.cloudkeys.world import new_key
 from vault.actors import Actor
 from vault.changes import change
 from vault.errors import PermissionDenied
-from vault.models import ApiToken, AuditEvent, Membership, Role, Vault
+from vault.models import ApiToken, AuditEvent, Membership, Node, Role, Vault, WorkerProcess
 
 
 def bulk(actor: Actor, vault: Vault, action: str, ids: list[Any], **params: Any) -> Operation:
@@ -41,6 +41,36 @@ def test_each_key_is_done_and_audited_as_the_person(
     }
     events = AuditEvent.objects.filter(action="cloudkeys:cloud_key:disable")
     assert set(events.values_list("actor_name", "via")) == {("owner@example.com", "worker")}
+
+
+@pytest.mark.parametrize("action", ["disable", "block", "schedule_deletion"])
+def test_how_far_the_data_plane_followed_is_recorded_for_each_key(
+    owner: Actor, payments: Vault, keys: list[CloudKey], action: str
+) -> None:
+    params = {"confirm": {str(key.pk): key.name for key in keys}} if action == "schedule_deletion" else {}
+    node = Node.objects.create(name="node-a", started_at=timezone.now(), last_seen_at=timezone.now())
+    WorkerProcess.objects.create(
+        node=node, instance="a", pid=7, last_seen_at=timezone.now(), state="SERVING", applied_generation=10**9
+    )
+    operation = run_to_end(bulk(owner, payments, action, [key.pk for key in keys], **params))
+    assert operation.result["failed"] == []
+    assert "unconfirmed" not in operation.memo
+    events = AuditEvent.objects.filter(action="vault:data_plane:confirm").order_by("sequence")
+    assert [event.target_id for event in events] == [str(key.pk) for key in keys]
+    for event in events:
+        assert event.actor_name == "owner@example.com"
+        assert (event.outcome, event.detail["confirmed"], event.detail["counted"]) == ("SUCCESS", 1, 1)
+        closed = AuditEvent.objects.get(action=event.detail["of"], target_id=event.target_id)
+        assert event.generation is not None
+        assert closed.generation is not None
+        assert event.generation >= closed.generation
+
+
+def test_what_opens_keys_is_not_waited_for(owner: Actor, payments: Vault, keys: list[CloudKey]) -> None:
+    run_to_end(bulk(owner, payments, "disable", [keys[0].pk]))
+    before = AuditEvent.objects.filter(action="vault:data_plane:confirm").count()
+    run_to_end(bulk(owner, payments, "enable", [keys[0].pk]))
+    assert (before, AuditEvent.objects.filter(action="vault:data_plane:confirm").count()) == (1, 1)
 
 
 def test_one_refusal_stops_nothing_and_changes_nothing(

@@ -211,6 +211,9 @@ def test_expiry_does_what_was_said_once(owner: Actor, key_set: KeySet, then: str
     assert key.state == state
     assert key.expired_at is not None
     assert AuditEvent.objects.filter(action=Action.CLOUD_KEY_EXPIRE).count() == 1
+    confirmed = AuditEvent.objects.get(action=Action.DATA_PLANE_CONFIRM)
+    of = Action.CLOUD_KEY_DISABLE if then == "disable" else Action.CLOUD_KEY_SCHEDULE_DELETION
+    assert (confirmed.target_id, confirmed.detail["of"]) == (str(key.pk), of.value)
 
 
 def test_expiry_cannot_delete_where_a_deletion_needs_approval(
