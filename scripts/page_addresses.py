@@ -222,7 +222,7 @@ CHOICES: dict[str, dict[str, Look]] = {
 """Where not any object will do: by the URL's name."""
 SPREAD: dict[str, dict[str, tuple[str, ...]]] = {
     "csp-account-tab": {"tab": ("credential", "policy", "used-by")},
-    "key-set-tab": {"tab": ("keys", "schedule", "aws", "dependents")},
+    "key-set-tab": {"tab": ("keys", "schedule", "protection", "aws", "dependents")},
     "hsm-tab": {"tab": ("capabilities", "keys", "audit")},
     "key-set-step": {"step": ("what", "account", "store", "protection", "schedule", "summary")},
     "key-set-draft-save": {"step": ("what",)},

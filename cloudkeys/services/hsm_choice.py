@@ -73,7 +73,10 @@ def why_not(protection: str, choices: list[HsmChoice]) -> str:
 
 
 def check_choice(vault: Vault, protection: str, connection: Any) -> None:
-    """See that the connection may be used for that protection here. Raises ValidationFailed naming protection or hsm_connection."""
+    """See that the connection may be used for that protection here; without one, that the vault has one only.
+
+    Raises ValidationFailed naming protection or hsm_connection.
+    """
     if protection not in KeySet.Protection.values:
         raise ValidationFailed(
             "This protection is unknown.",
@@ -91,7 +94,8 @@ def check_choice(vault: Vault, protection: str, connection: Any) -> None:
     choices = hsm_choices(vault)
     if reason := why_not(protection, choices):
         raise ValidationFailed(reason, field="protection", cure="Choose software, or another protection.")
-    chosen = next((each for each in choices if str(each.id) == str(connection or "")), None)
+    only = choices[0] if len(choices) == 1 and not connection else None
+    chosen = only or next((each for each in choices if str(each.id) == str(connection or "")), None)
     if chosen is None:
         raise ValidationFailed(
             "Which HSM is to protect the keys is not said, or this vault may not use it.",

@@ -12,10 +12,11 @@ from django.conf import settings
 
 from cloudkeys import naming
 from cloudkeys.models import AwsStoreLink, CspAccount, KeySet
-from cloudkeys.services.hsm_choice import hsm_choices, why_not
+from cloudkeys.services.hsm_choice import hsm_choices
 from cloudkeys.services.stores import LinkRequest
-from cloudkeys.services.wizard import PROTECTION_FACTS, PROTECTIONS, STEPS, check_key_set
+from cloudkeys.services.wizard import STEPS, check_key_set
 from cloudkeys.web.csp_accounts import group_choices
+from cloudkeys.web.key_set_protection import hsm_options, protection_options
 from cloudkeys.web.schedules import ExpirationFields, RotationFields
 from vault.actors import Actor
 from vault.errors import ValidationFailed
@@ -284,24 +285,11 @@ class ProtectionForm(StepForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.choices = hsm_choices(self.vault)
-        able = [each for each in self.choices if each.possible]
-        self.fields["hsm_connection"].choices = [  # type: ignore[attr-defined]
-            *((("", "Choose one"),) if len(able) != 1 else ()),
-            *((str(each.id), each.words) for each in able),
-        ]
+        self.fields["hsm_connection"].choices = hsm_options(self.choices)  # type: ignore[attr-defined]
 
     def options(self) -> list[dict[str, Any]]:
         """The protections as the template draws them."""
-        return [
-            {
-                "option": option,
-                "words": PROTECTIONS[option.data["value"]],
-                "facts": PROTECTION_FACTS[option.data["value"]],
-                "why_not": (reason := why_not(option.data["value"], self.choices)),
-                "offered": not reason,
-            }
-            for option in self["protection"]
-        ]
+        return protection_options(self, self.choices)
 
     def service_values(self) -> dict[str, Any]:
         """The protection, and the HSM where one is needed."""

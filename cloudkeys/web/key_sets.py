@@ -19,6 +19,7 @@ from cloudkeys.models import AwsStoreLink, CloudKey, KeySet, Operation, XksCrede
 from cloudkeys.schedules import parse_expiration, parse_schedule
 from cloudkeys.services import drafts, key_sets
 from cloudkeys.services.effects import key_set_deletion, schedule_effects
+from cloudkeys.services.protection import protections_of
 from cloudkeys.services.trial import simulator_offered, trial_account
 from cloudkeys.services.wizard import (
     PROTECTIONS,
@@ -28,6 +29,7 @@ from cloudkeys.services.wizard import (
     schedule_words,
 )
 from cloudkeys.web.csp_accounts import explain_schedule, group_choices
+from cloudkeys.web.key_set_protection import protection_tab
 from cloudkeys.web.key_set_wizard import HELP, show_created
 from cloudkeys.web.progress import progress_of
 from cloudkeys.web.schedules import ExpirationFields, RotationFields, expiration_initial, rotation_initial
@@ -43,6 +45,7 @@ TABS = {
     "overview": "Overview",
     "keys": "Keys",
     "schedule": "Schedule",
+    "protection": "Protection",
     "aws": "AWS key stores",
     "dependents": "Dependents",
 }
@@ -196,6 +199,7 @@ def key_set_detail(request: Any, vault: Vault, key_set_id: UUID) -> HttpResponse
         schedule=schedule_words(parse_schedule(row.rotation_schedule)),
         expiry=expiration_words(parse_expiration(row.expiration)),
         protection=PROTECTIONS[row.protection],
+        standing=protections_of(row),
     )
     if store is not None:
         context["links"] = list(store.links.order_by("region"))
@@ -206,9 +210,15 @@ def key_set_detail(request: Any, vault: Vault, key_set_id: UUID) -> HttpResponse
 
 @vault_page(VIEW)
 def key_set_tab(request: Any, vault: Vault, key_set_id: UUID, tab: str) -> HttpResponse:
-    """GET /v/<id>/key-sets/<id>/<tab>/; POST saves the schedule on its tab."""
+    """GET /v/<id>/key-sets/<id>/<tab>/; POST saves the schedule or the protection on its tab."""
     row = _fetch(request, vault, key_set_id)
-    views = {"keys": _keys, "schedule": _schedule, "aws": _aws, "dependents": _dependents}
+    views = {
+        "keys": _keys,
+        "schedule": _schedule,
+        "protection": _protection,
+        "aws": _aws,
+        "dependents": _dependents,
+    }
     if tab not in views:
         raise NotFound("There is no such part of this page.")
     return views[tab](request, vault, row)
@@ -313,6 +323,10 @@ def key_set_effects(request: Any, vault: Vault, key_set_id: UUID) -> HttpRespons
         context["schedule"] = schedule_words(parse_schedule(rotation))
         context["expiry"] = expiration_words(parse_expiration(expiration))
     return partial(request, "cloudkeys/key_sets/effects.html", context)
+
+
+def _protection(request: Any, vault: Vault, row: KeySet) -> HttpResponse:
+    return protection_tab(request, vault, row, _context(request, vault, row, "protection"))
 
 
 def _aws(request: Any, vault: Vault, row: KeySet) -> HttpResponse:

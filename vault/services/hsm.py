@@ -120,9 +120,10 @@ def dependents_of(row: HsmConnection) -> list[Dependent]:
         .annotate(number=Count("pk"))
     )
     for purpose, vault_id, vault_name, number in counted:
+        wraps = "key that wraps" if number == 1 else "keys that wrap"
         words = {
             HsmKey.Purpose.ROOT: "the root key of this installation",
-            HsmKey.Purpose.WRAPPING: f"{number} key{'' if number == 1 else 's'} that wrap key sets of vault {vault_name}",
+            HsmKey.Purpose.WRAPPING: f"{number} {wraps} key sets of vault {vault_name}",
             HsmKey.Purpose.RESIDENT: f"{number} key version{'' if number == 1 else 's'} of vault {vault_name}",
         }.get(purpose, f"{number} keys")
         found.append(Dependent(str(purpose), number, words, vault_id, vault_name or ""))

@@ -113,6 +113,7 @@ class HsmSeen:
     latency_ms: float | None
     checked_at: datetime | None
     for_trying: bool
+    model: str
     keys: int = 0
     alone: int = 0
     vaults: int = 0
@@ -162,6 +163,9 @@ def look_at(row: HsmConnection, *, keys: int = 0, alone: int = 0, vaults: int = 
         latency_ms=max(latencies, default=None),
         checked_at=min(checked, default=None),
         for_trying=is_for_trying(members, row.module_path),
+        model=", ".join(
+            dict.fromkeys(str(each.identity["model"]) for each in members if each.identity.get("model"))
+        ),
         keys=keys,
         alone=alone,
         vaults=vaults,
@@ -255,7 +259,12 @@ def hsm_detail(request: Any, connection_id: UUID) -> HttpResponse:
         login_words=row.get_login_display() + (f", {PIN_WORDS[row.pin_source]}" if row.needs_pin else ""),
         routing_words=row.get_routing_display(),
     )
-    return page(request, "vault/hsm/overview.html", context, part=("members", "vault/hsm/members.html"))
+    waiting = row.test_wanted is not None
+    context.update(
+        waiting=waiting, report=row.test_report, keeper_alive=not waiting or service.keeper_alive()
+    )
+    part = "test" if request.htmx and request.htmx.target == "test" else "members"
+    return page(request, "vault/hsm/overview.html", context, part=(part, f"vault/hsm/{part}.html"))
 
 
 @appliance_page(SEE, methods=("GET", "HEAD"))
@@ -287,7 +296,7 @@ _MARKS = {"root": "key-round", "wrapping": "layers", "resident": "cpu"}
 def dependents_in_words(row: HsmConnection) -> list[tuple[str, str, str]]:
     """What would be lost or stand still without this HSM: (icon, words, address)."""
     found = []
-    for each in service.dependents_of(row):
+    for each in sorted(service.dependents_of(row), key=lambda each: each.kind != "root"):
         url = reverse("vault-detail", args=[each.vault_id]) if each.vault_id is not None else ""
         words = f"{each.words[:1].upper()}{each.words[1:]}."
         found.append((_MARKS.get(each.kind, "layers"), words, url))

@@ -167,6 +167,7 @@ class ConnectionForm(PageForm):
         max_length=4000,
         label="Environment of the module",
         widget=forms.Textarea(attrs={"rows": "2", "spellcheck": "false", "class": "mono"}),
+        help_text="What the vendor's library wants to find there: NAME=VALUE, one a line.",
     )
     login = forms.ChoiceField(choices=LOGINS, widget=forms.RadioSelect, initial="pin")
     pin_source = forms.ChoiceField(
@@ -202,9 +203,7 @@ class ConnectionForm(PageForm):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.fields["module_path"].help_text = f"In one of {', '.join(str(each) for each in folders)}."
-        self.fields[
-            "environment"
-        ].help_text = f"NAME=VALUE, one a line. Allowed: {', '.join(sorted(variables))}."
+        self.allowed = sorted(variables)
         self.fields["vaults"].choices = [(str(row.pk), row.name) for row in vaults]  # type: ignore[attr-defined]
 
     def clean_environment(self) -> dict[str, str]:

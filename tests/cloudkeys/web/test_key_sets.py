@@ -372,3 +372,34 @@ def test_the_pages_ask_the_database_as_often_however_much_there_is(cast: Cast) -
                 counts[-1].append(len(queries))
     assert counts[0] == counts[1], json.dumps(counts)
     assert max(counts[1]) < 20, counts[1]
+
+
+def test_a_changed_protection_is_for_new_versions_and_old_ones_are_listed(cast: Cast) -> None:
+    connected = connect_hsm(cast, "luna", ["root-key", "hsm-wrapped", "hsm-resident"])
+    made = new_key_set(cast.actor("owner"), cast.vault, new_account(cast.actor("owner"), cast.vault)).key_set
+    key = new_key(cast.actor("owner"), made)
+    url = at(cast, "key-set-tab", key_set_id=made.pk, tab="protection")
+    owner = Browser(cast, "owner")
+    first = text_of(owner.get(url))
+    assert "1 software" in first
+    assert "versions under another protection" not in first
+    assert owner.send(url, protection="hsm-resident", hsm_connection=str(connected.pk)).status_code == 303
+    made.refresh_from_db()
+    assert (made.protection, made.hsm_connection_id) == ("hsm-resident", connected.pk)
+    words = text_of(owner.get(url))
+    for expected in (
+        "Resident in an HSM, by luna", "1 key still has such versions", "1 of them encrypts with one until it is rotated",
+        "Keys with versions under another protection", key.name,
+    ):  # fmt: skip
+        assert expected in words, expected
+    assert "1 key still has versions under another protection" in text_of(
+        owner.get(at(cast, "key-set", key_set_id=made.pk))
+    )
+    auditor = Browser(cast, "auditor")
+    assert b'id="protection-form"' not in auditor.get(url).content
+    refused = auditor.send(url, auditor.hidden("/accounts/profile/"), protection="software")
+    assert refused.status_code == 403
+    assert Browser(cast, "outsider").get(url).status_code == 404
+    assert owner.send(url, protection="software", hsm_connection=str(connected.pk)).status_code == 303
+    made.refresh_from_db()
+    assert (made.protection, made.hsm_connection_id) == ("software", None)

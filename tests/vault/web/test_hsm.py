@@ -191,7 +191,7 @@ def test_the_list_shows_the_state_at_a_glance(cast: Cast) -> None:
     words = text_of(part)
     for expected in (
         "All members serve", "1 of 2 members down", "no answer from the appliance", "No member answers", "PIN refused",
-        "Not checked yet", "For trying out only", "31.0 ms", "1 on one member only", "2 HSMs need you",
+        "Not checked yet", "For trying out only", "31.0 ms", "1 on one only", "2 HSMs need you",
     ):  # fmt: skip
         assert expected in words, expected
 
@@ -242,7 +242,7 @@ def test_one_connection_shows_members_and_what_depends_on_it(cast: Cast) -> None
     words = text_of(admin.get(at("hsm-tab", row, "keys")))
     for expected in (
         "One key is on one member only", "On one member only", "not on par1", "On all members", "The root key of this installation",
-        "1 key version of vault Payments", "1 key that wrap key sets of vault Payments",
+        "1 key version of vault Payments", "1 key that wraps key sets of vault Payments",
     ):  # fmt: skip
         assert expected in words, expected
     assert "alone v1" not in text_of(
@@ -313,6 +313,36 @@ def test_a_test_is_asked_for_once(cast: Cast) -> None:
     assert wanted is not None
     admin.send(at("hsm-test", row), hidden)
     assert HsmConnection.objects.get().test_wanted == wanted
+    assert "A keeper is trying each member" in text_of(admin.get(at("hsm", row), target="test"))
+    told = {
+        "member": "par0",
+        "login": "ok",
+        "round_trip": True,
+        "latency_ms": 3.1,
+        "possible": ["hsm-wrapped"],
+        "warnings": [],
+        "error": "",
+    }
+    lame = {
+        **told,
+        "member": "par1",
+        "login": "refused",
+        "round_trip": False,
+        "latency_ms": None,
+        "error": "wrong PIN",
+    }
+    report = {
+        "id": str(wanted),
+        "at": timezone.now().isoformat(),
+        "host": "web-1",
+        "ok": False,
+        "members": [told, lame],
+    }
+    HsmConnection.objects.update(test_wanted=None, test_report=report)
+    part = admin.get(at("hsm", row), target="test")
+    assert b"hx-get" not in part.content
+    for expected in ("Not every member passed", "PIN refused", "wrong PIN", "3.1 ms", "from web-1"):
+        assert expected in text_of(part), expected
 
 
 def test_a_connection_that_nothing_needs_goes_with_its_name_typed(cast: Cast) -> None:

@@ -1,0 +1,113 @@
+"""How a key set's keys are protected: what new versions get, which keys still have versions under another protection, changing it."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django import forms
+from django.http import HttpResponse
+
+from cloudkeys.models import KeySet
+from cloudkeys.services import key_sets
+from cloudkeys.services.hsm_choice import HsmChoice, hsm_choices, why_not
+from cloudkeys.services.protection import keys_with_old_versions, protections_of
+from cloudkeys.services.wizard import PROTECTION_FACTS, PROTECTIONS
+from vault.models import Vault
+from vault.permissions import Permission
+from vault.web.forms import PageForm, submit
+from vault.web.frame import done, page
+
+MANAGE = Permission.KEY_SETS_MANAGE
+MOST_KEYS = 50
+HELP = {
+    "title": "What changing the protection does",
+    "words": (
+        (
+            "New versions of the set's keys are made under the new protection, from now on. Versions that exist keep theirs: AWS "
+            "holds ciphertext under them and may send it back at any time."
+        ),
+        (
+            "A key goes on encrypting with its present version until it is rotated. Rotating moves what is encrypted from then "
+            "on; what was encrypted before stays readable under the old version."
+        ),
+    ),
+    "links": (("How keys are protected", "hsm"),),
+}
+
+
+class ProtectionFields(PageForm):
+    """Protection and HSM; what no HSM of the vault can do is shown and cannot be chosen."""
+
+    protection = forms.ChoiceField(choices=KeySet.Protection.choices, widget=forms.RadioSelect)
+    hsm_connection = forms.ChoiceField(
+        required=False, label="HSM", help_text="Those that the appliance admin allows this vault to use."
+    )
+
+    def __init__(self, *args: Any, vault: Vault, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.choices = hsm_choices(vault)
+        self.fields["hsm_connection"].choices = hsm_options(self.choices)  # type: ignore[attr-defined]
+
+
+def hsm_options(choices: list[HsmChoice]) -> list[tuple[str, str]]:
+    """The picker's options: those that can do anything; nothing is chosen beforehand where there are several."""
+    able = [each for each in choices if each.possible]
+    first = [("", "Choose one")] if len(able) != 1 else []
+    return [*first, *((str(each.id), each.words) for each in able)]
+
+
+def protection_options(form: Any, choices: list[HsmChoice]) -> list[dict[str, Any]]:
+    """The protections as the template draws them."""
+    found = []
+    for option in form["protection"]:
+        value = option.data["value"]
+        reason = why_not(value, choices)
+        found.append(
+            {
+                "option": option,
+                "words": PROTECTIONS[value],
+                "facts": PROTECTION_FACTS[value],
+                "why_not": reason,
+                "offered": not reason,
+            }
+        )
+    return found
+
+
+def protection_tab(request: Any, vault: Vault, row: KeySet, context: dict[str, Any]) -> HttpResponse:
+    """GET, POST /v/<id>/key-sets/<id>/protection/"""
+    initial = {
+        "protection": row.protection,
+        "hsm_connection": str(row.hsm_connection_id or ""),
+        "revision": row.revision,
+    }
+    form = ProtectionFields(request.POST or None, vault=vault, initial=initial)
+    if request.method == "POST":
+        request.actor.require(MANAGE, row)
+
+        def work(values: dict[str, Any]) -> KeySet:
+            software = values["protection"] == KeySet.Protection.SOFTWARE
+            chosen = "" if software else values["hsm_connection"]
+            changes = {"protection": values["protection"], "hsm_connection": UUID(chosen) if chosen else None}
+            return key_sets.update_key_set(request.actor, row.pk, changes, expected_revision=form.expected)
+
+        if submit(request, form, work, target=row) is not None:
+            told = "Saved. New versions take it from now on; rotate keys to move what they encrypt."
+            return done(request, request.path, told)
+    old = list(keys_with_old_versions(row).order_by("name")[: MOST_KEYS + 1])
+    context.update(
+        form=form,
+        protections=protection_options(form, form.choices),
+        connections=[each for each in form.choices if each.possible],
+        standing=protections_of(row),
+        names=dict(KeySet.Protection.choices),
+        old_keys=old[:MOST_KEYS],
+        more_keys=len(old) > MOST_KEYS,
+        help=HELP,
+    )
+    context["counts"] = [
+        (context["names"].get(name, name), number, name == row.protection)
+        for name, number in sorted(context["standing"].versions.items())
+    ]
+    return page(request, "cloudkeys/key_sets/protection.html", context, status=form.status)
