@@ -53,6 +53,8 @@ MAX_QUEUE: Final = 2048
 LOST_FOR_S: Final = 5.0
 """So long without its token, and the helper ends."""
 MAX_RANDOM_BYTES: Final = 65_536
+_ADMIN_PATIENCE: Final = 12.0
+"""Making an RSA key takes an HSM seconds: so many times the deadline of other calls."""
 _BATCH: Final = 4
 """Answers that are sent together, though more requests came together: who asked works on while we do."""
 
@@ -75,6 +77,7 @@ class Helper:
         self.began = time.monotonic()
         self.counters = {"encrypts": 0, "decrypts": 0, "other": 0, "failed": 0, "late": 0, "refused": 0}
         self._slow_calls = 0
+        self._identity = token.identity()
         self.stop = asyncio.Event()
         self.exit_code = 0
 
@@ -91,7 +94,7 @@ class Helper:
         if threads > 1:
             self._start_threads(threads)
         if self._token.module.threads_ok:
-            self._spawn_thread("hsm-admin", self._administrate)
+            self._spawn_thread("hsm-admin", self._administrate, patience=_ADMIN_PATIENCE)
         threading.Thread(target=self._watch, name="hsm-watchdog", daemon=True).start()
         server = await self._listen(self._config.socket)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,8 +117,9 @@ class Helper:
         finally:
             os.umask(before)
 
-    def _spawn_thread(self, name: str, work: Callable[[Lane], None]) -> None:
+    def _spawn_thread(self, name: str, work: Callable[[Lane], None], *, patience: float = 1.0) -> None:
         lane = self._token.lane()
+        lane.patience = patience
         self._lanes.append(lane)
         threading.Thread(target=work, args=(lane,), name=name, daemon=True).start()
 
@@ -148,9 +152,10 @@ class Helper:
         while True:
             time.sleep(pause)
             now = time.monotonic()
-            since = [each.busy_since for each in self._lanes if each.busy_since]
-            if since and now - min(since) > limit:
-                log.error("a PKCS#11 call has not returned for %.1f s: ending, to be started afresh", limit)
+            if any(each.busy_since and now - each.busy_since > limit * each.patience for each in self._lanes):
+                log.error(
+                    "a PKCS#11 call has not returned in time (%.1f s): ending, to be started afresh", limit
+                )
                 _remove_socket(self._config.socket)
                 os._exit(EXIT_HUNG)
             lost = self._token.lost_since
@@ -181,7 +186,11 @@ class Helper:
             elif kind is wire.Status:
                 connection.answer(wire.Done(request.id, info=self.status()))
             elif self._token.module.threads_ok:
-                self._admin.put((connection, request))
+                if self._admin.qsize() >= MAX_QUEUE:
+                    self.counters["refused"] += 1
+                    connection.answer(wire.failed(request.id, HsmBusy("the HSM's helper has a full queue")))
+                else:
+                    self._admin.put((connection, request))
             else:
                 connection.answer(self._carry_out(self._lane, request))
 
@@ -214,6 +223,8 @@ class Helper:
         except HsmError as error:
             self.counters["failed"] += 1
             return wire.failed(request.id, error)
+        except Exception as error:
+            return self._unexpected(request, error)
         if not self.threads:
             if time.monotonic() - began > SLOW_MS * 2 / 1000:
                 self._slow_calls += 1
@@ -229,10 +240,13 @@ class Helper:
             self.counters["failed"] += 1
             return wire.failed(request.id, error)
         except Exception as error:
-            # A fault of ours must not take the member's other keys along; what it was stands in the log.
-            log.exception("a request failed unexpectedly")
-            self.counters["failed"] += 1
-            return wire.failed(request.id, HsmError(f"unexpected {type(error).__name__} in the HSM's helper"))
+            return self._unexpected(request, error)
+
+    def _unexpected(self, request: wire.Request, error: Exception) -> wire.Failed:
+        # A fault of ours must not take the member's other keys along; what it was stands in the log.
+        log.error("a request failed unexpectedly", exc_info=error)
+        self.counters["failed"] += 1
+        return wire.failed(request.id, HsmError(f"unexpected {type(error).__name__} in the HSM's helper"))
 
     def _administer(self, lane: Lane, request: wire.Request) -> wire.Done:
         token = self._token
@@ -313,7 +327,7 @@ class Helper:
         """Return identity, profile, counters; safe to show to anybody who may see the member."""
         busy = [each.busy_since for each in self._lanes if each.busy_since]
         return {
-            "identity": self._token.identity(),
+            "identity": self._identity,
             "profile": profile.as_dict(self._token.profile),
             "counters": self.counters | {"sessions reopened": self._token.reopened},
             "threads": self.threads,
@@ -345,6 +359,15 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+
+    def pause_writing(self) -> None:
+        # Who does not take answers is not asked for more.
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         self._gathering = True

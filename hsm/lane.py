@@ -72,6 +72,8 @@ class Lane:
         self.epoch = -1
         self.busy_since = 0.0
         """When the call that runs now began (time.monotonic), 0 while idle: what a watchdog looks at."""
+        self.patience = 1.0
+        """How much longer than other lanes' a call here may take before it counts as hung."""
         raw = token.module.raw
         self._encrypt_init = raw["C_EncryptInit"]
         self._encrypt_data = raw["C_Encrypt"]

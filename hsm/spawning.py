@@ -64,7 +64,7 @@ class Running:
         """
         if self.ready is not None:
             return self.ready
-        while select.select([self.fileno()], [], [], 0)[0]:
+        while self._readable(0):
             more = os.read(self.fileno(), 65536)
             self._buffer += more
             if b"\n" in self._buffer:
@@ -101,7 +101,12 @@ class Running:
             if left <= 0:
                 self.kill()
                 raise HsmUnavailable(f"the HSM's helper was not ready within {timeout_s:.0f} s and was ended")
-            select.select([self.fileno()], [], [], left)
+            self._readable(left)
+
+    def _readable(self, timeout_s: float) -> bool:
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        return bool(poll.poll(timeout_s * 1000))
 
     def stop(self, timeout_s: float = 5.0) -> int:
         """Close its standard input, so that it ends; kill it when it does not. Returns the exit code."""
