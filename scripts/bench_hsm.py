@@ -5,7 +5,8 @@ Everything runs on SoftHSM tokens in a temporary folder, behind the tests' shim 
 
 - closed loop: requests a second and latency with 1, 24 and 64 requests under way, with and without the self-decrypt;
 - slow token: 5 ms on each call that returns data, 1,800 requests a second at fixed moments, p99 below 60 ms;
-- failover: two members at 500 requests a second, the preferred one killed, crashed, hung; both gone.
+- failover: two members at 500 requests a second, the preferred one killed, crashed, hung; both gone;
+- endpoint: the same over TLS through XKS workers, and software keys beside an HSM that hangs.
 
 Exits with 1 when a goal is missed.
 """
@@ -19,15 +20,18 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import uvloop
+from bench_hsm_endpoint import loads, while_failing
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from hsm.softhsm import find_module
 from tests.hsm.devices import Device, Workshop, workshop
+from tests.hsm.endpoint import RESIDENT, SOFTWARE, endpoint
 from tests.hsm.load import (
     Failover,
     Run,
@@ -39,9 +43,15 @@ from tests.hsm.load import (
     until,
 )
 
+PARTS = ["closed", "slow", "failover", "endpoint"]
 BUDGET_S = 0.12
 """The data plane's time budget of a request (KEYSTEAD_XKS_BUDGET_MS)."""
 GOAL_P99_MS = 60.0
+FAULTS: dict[str, Callable[[Device], None]] = {
+    "SIGKILL": lambda device: device.kill(),
+    "module crashes": lambda device: device.shim.tell("crash"),
+    "module hangs": lambda device: device.shim.tell("hang"),
+}
 _missed: list[str] = []
 
 
@@ -150,12 +160,7 @@ async def failover(shop: Workshop, rate: float) -> None:
         "| fault | requests | errors | routed around after ms | attempts made again | slowest answer ms | helper ended after ms | "
         "new helper ready in ms | its first answer after ms | it answers all again after ms |\n|---|---|---|---|---|---|---|---|---|---|"
     )
-    faults = {
-        "SIGKILL": lambda device: device.kill(),
-        "module crashes": lambda device: device.shim.tell("crash"),
-        "module hangs": lambda device: device.shim.tell("hang"),
-    }
-    for name, fault in faults.items():
+    for name, fault in FAULTS.items():
         with started(shop, "a", "b", deadline_s=2.0) as devices:
             found = await lose_preferred(
                 devices, fault, rate=rate, budget_s=BUDGET_S, away_s=1.0, calm_s=2.0, deadline_s=2.0
@@ -209,8 +214,68 @@ async def cost_of_a_start(shop: Workshop) -> None:
     )
 
 
+def endpoint_row(name: str, found: dict[str, Any]) -> None:
+    """Print a line of the endpoint's table."""
+    refused = {status: count for status, count in found["statuses"].items() if status != "200"}
+    print(
+        f"| {name} | {found['requests']:,} | {found['answered']:,} | {refused or 0} | {found['p50_ms']:.1f} | "
+        f"{found['p99_ms']:.1f} | {found['max_ms']:.0f} | {found['sent_late_p99_ms']:.1f} |",
+        flush=True,
+    )
+
+
+def at_the_endpoint(shop: Workshop, options: argparse.Namespace) -> None:
+    """The same over TLS, as KMS would ask: slow token; loss of one member and of both; software keys beside a hung HSM."""
+    print(
+        "\n## At the XKS endpoint: TLS, 2 workers, open loop over 64 connections, each Encrypt with CDIV (so decrypted again "
+        "in the HSM)\n\n| case | requests | answered | others | p50 ms | p99 ms | worst ms | sent late, p99 ms |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    with started(shop, "a", orders=("slow_us 5000",)) as devices, endpoint(devices) as serving:
+        loads(serving, 2, {RESIDENT: 500})  # warm
+        found = loads(serving, options.slow_seconds, {RESIDENT: options.slow_rate})[RESIDENT]
+        endpoint_row(f"token with 5 ms a call, {options.slow_rate:,.0f}/s", found)
+        slow_found = found
+    lost: list[tuple[str, dict[str, Any]]] = []
+    for name, fault in FAULTS.items():
+        with started(shop, "a", "b", deadline_s=2.0) as devices, endpoint(devices) as serving:
+            loads(serving, 1, {RESIDENT: 200})
+            found = while_failing(serving, RESIDENT, devices[:1], fault, rate=options.rate, seconds=9)[
+                RESIDENT
+            ]
+        lost.append((name, found))
+        endpoint_row(f"two members, {options.rate:,.0f}/s, the preferred one: {name}, back after 3 s", found)
+    with started(shop, "a", "b", deadline_s=10.0) as devices, endpoint(devices) as serving:
+        loads(serving, 1, {RESIDENT: 200})
+        alone = loads(serving, 6, {SOFTWARE: 800.0})[SOFTWARE]
+        endpoint_row("software key, 800/s, nothing beside", alone)
+        both_found = while_failing(
+            serving,
+            RESIDENT,
+            devices,
+            FAULTS["module hangs"],
+            rate=options.rate,
+            seconds=9,
+            others={SOFTWARE: 800.0},
+        )
+        endpoint_row("software key, 800/s, while", both_found[SOFTWARE])
+        endpoint_row(f"both members hang for 3 s of 9, {options.rate:,.0f}/s", both_found[RESIDENT])
+    print()
+    goal(f"{options.slow_rate:,.0f}/s on a slow token: no error", slow_found["errors"] == 0)
+    goal(f"p99 {slow_found['p99_ms']:.1f} ms < {GOAL_P99_MS:.0f} ms", slow_found["p99_ms"] < GOAL_P99_MS)
+    for name, found in lost:
+        goal(f"{name}: no error", found["errors"] == 0)
+    goal("software keys: no error while the HSM hangs", both_found[SOFTWARE]["errors"] == 0)
+    goal(
+        "resident keys: nothing but 200, 429 and 503",
+        set(both_found[RESIDENT]["statuses"]) <= {"200", "429", "503"},
+    )
+
+
 async def run(options: argparse.Namespace) -> None:
     """Run the parts that were asked for."""
+    if not {"closed", "slow", "failover"} & set(options.only):
+        return
     with workshop() as shop:
         if "closed" in options.only:
             await closed(shop, options.seconds)
@@ -227,9 +292,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--only", nargs="+", choices=["closed", "slow", "failover"], default=["closed", "slow", "failover"]
-    )
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each closed loop (5)")
     parser.add_argument(
         "--slow-seconds", type=float, default=20.0, help="of the open loop on the slow token (20)"
@@ -249,6 +312,9 @@ def main() -> int:
     ).stdout.strip()
     print(f"Keystead {revision or 'unknown'}, Python {sys.version.split()[0]}, {os.cpu_count()} processors")
     uvloop.run(run(options))
+    if "endpoint" in options.only:
+        with workshop() as shop:
+            at_the_endpoint(shop, options)
     return 1 if _missed else 0
 
 
