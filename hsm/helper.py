@@ -263,6 +263,8 @@ class Helper:
                 return wire.Done(id, info=token.describe(lane, key))
             case wire.FindByLabel(id, label):
                 return wire.Done(id, info={"keys": token.find_by_label(lane, label)})
+            case wire.Identify(id, label, key):
+                return wire.Done(id, info=token.identify(lane, label, key))
             case wire.Destroy(id, key):
                 if not token.forget_transfer_key(lane, key):
                     token.destroy(lane, key)

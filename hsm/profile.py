@@ -30,6 +30,8 @@ _DATA: Final = b"keystead measures this token.."
 _AAD: Final = b"associated data"
 _ZEROS: Final = bytes(12)
 _OUR_IV: Final = bytes(range(0xA0, 0xAC))
+_LUNA_POLICY_NON_FIPS: Final = 12
+"""HSM policy "Allow non-FIPS algorithms" (same source)."""
 _LUNA_POLICY_FM: Final = 50
 """HSM policy "Allow Functionality Modules" (thalesdocs.com, Luna 7.4, FM Deployment Constraints)."""
 
@@ -111,11 +113,10 @@ def refuse(module: Module, info: TokenInfo, vendor: documented.Vendor | None) ->
     """
     if vendor is None or vendor.name != "luna":
         return "not applicable"
-    ask = module.vendor_function("CA_GetHSMPolicySetting", c_ulong, c_ulong, ctypes.c_void_p)
-    value = c_ulong()
-    if ask is None or ask(info.slot, _LUNA_POLICY_FM, byref(value)) != ck.CKR_OK:
+    allowed = _luna_policy(module, info.slot, _LUNA_POLICY_FM)
+    if allowed is None:
         return "unknown: the library does not tell HSM policy 50; see `hsm showpolicies` in lunash or lunacm"
-    if value.value:
+    if allowed:
         raise MechanismUnavailable(
             "this Luna allows Functionality Modules (HSM policy 50): other firmware may run beside the keys, so that it "
             "is refused. Use an HSM on which that policy has never been switched on"
@@ -145,14 +146,34 @@ def measure(token: Token, lane: Lane) -> Profile:
         if error.code in LOST:
             token.lost(lane.epoch)
         raise HsmUnavailable(f"the token stopped answering while it was tried out ({error})") from None
-    if info.manufacturer.startswith("SoftHSM"):
-        found.fips = "no: software, not validated"
-    elif found.gcm.works and found.gcm.known_answer:
-        found.fips = "unlikely: keys of known value are accepted in clear"
+    found.fips = _fips(module, info, entry, found)
     if entry is not None:
         found.notes = [f"{fact.name}: {fact.value} ({fact.source})" for fact in entry.facts]
     _conclude(found, write_protected=bool(info.flags & ck.CKF_WRITE_PROTECTED))
     return found
+
+
+def _fips(module: Module, info: TokenInfo, vendor: documented.Vendor | None, found: Profile) -> str:
+    """Return what can be known of a FIPS mode: PKCS#11 itself has no word for it."""
+    if info.manufacturer.startswith("SoftHSM"):
+        return "no: software, not validated"
+    if vendor is not None and vendor.name == "luna":
+        allowed = _luna_policy(module, info.slot, _LUNA_POLICY_NON_FIPS)
+        if allowed is not None:
+            return "no: HSM policy 12 allows other algorithms" if allowed else "yes: HSM policy 12"
+    if "FIPS" in info.label or "FIPS" in info.model:
+        return "yes: the token says so in its name"
+    if found.gcm.works and found.gcm.known_answer:
+        return "unlikely: keys of known value are accepted in clear"
+    return "unknown"
+
+
+def _luna_policy(module: Module, slot: int, policy: int) -> int | None:
+    ask = module.vendor_function("CA_GetHSMPolicySetting", c_ulong, c_ulong, ctypes.c_void_p)
+    value = c_ulong()
+    if ask is None or ask(slot, policy, byref(value)) != ck.CKR_OK:
+        return None
+    return value.value
 
 
 def _interesting(token: Token) -> list[tuple[str, int]]:

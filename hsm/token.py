@@ -240,6 +240,34 @@ class Token:
 
         return lane.run("looking up a label", work)
 
+    def identify(self, lane: Lane, label: str, key: bytes) -> dict[str, Any]:
+        """Give the one secret key with this label a CKA_ID: tools of others make keys without.
+
+        Raises:
+            KeyNotFound: no key has the label.
+            KeyAmbiguous: more than one has it, or it has another CKA_ID, or another key has this one.
+        """
+        if not 8 <= len(key) <= 64:
+            raise HsmError("a CKA_ID that we give has 8 to 64 bytes")
+
+        def work() -> dict[str, Any]:
+            handles = self.module.find(
+                lane.session, [(ck.CKA_CLASS, ck.CKO_SECRET_KEY), (ck.CKA_LABEL, label.encode())], most=2
+            )
+            if not handles:
+                raise KeyNotFound(f"the HSM has no secret key with the label {label!r}")
+            if len(handles) > 1:
+                raise KeyAmbiguous(f"the HSM has more than one secret key with the label {label!r}")
+            held = self.module.attribute(lane.session, handles[0], ck.CKA_ID)
+            if held != key:
+                if held:
+                    raise KeyAmbiguous(f"the key with the label {label!r} has a CKA_ID already: {held.hex()}")
+                self._must_be_new(lane, key)
+                self.module.set_attributes(lane.session, handles[0], [(ck.CKA_ID, key)])
+            return self._describe(lane, self.find(lane, key))
+
+        return lane.run("giving a key its CKA_ID", work)
+
     def describe(self, lane: Lane, key: bytes) -> dict[str, Any]:
         """Return what the token tells of a key: never its value, nor its check value (the head of E_K(0))."""
         return lane.run(

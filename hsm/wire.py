@@ -121,6 +121,14 @@ class FindByLabel(msgspec.Struct, tag="l", array_like=True):
     label: str
 
 
+class Identify(msgspec.Struct, tag="n", array_like=True):
+    """Give the one secret key with this label a CKA_ID, if it has none; nothing else of it changes."""
+
+    id: int
+    label: str
+    key: bytes
+
+
 class Destroy(msgspec.Struct, tag="x", array_like=True):
     """Destroy a key. What it encrypted is unreadable from then on."""
 
@@ -210,6 +218,7 @@ Request: TypeAlias = (
     | Generate
     | Describe
     | FindByLabel
+    | Identify
     | Destroy
     | Export
     | Import

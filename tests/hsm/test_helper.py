@@ -313,6 +313,41 @@ def test_labels_are_looked_up_and_need_not_be_unique(member):
     assert member.call(wire.FindByLabel(0, "no such label")).info["keys"] == []
 
 
+def make_nameless(tokens, label, count=1):
+    """Make keys as AWS's instructions for its proxy do: with a label alone."""
+    in_module(
+        tokens,
+        f"for _ in range({count}):\n    module.generate_key(session, ck.CKM_AES_KEY_GEN, [(ck.CKA_CLASS, 4), "
+        f"(ck.CKA_KEY_TYPE, 31), (ck.CKA_VALUE_LEN, 32), (ck.CKA_LABEL, {label.encode()!r}), (ck.CKA_TOKEN, True), "
+        f"(ck.CKA_SENSITIVE, True), (ck.CKA_ENCRYPT, True), (ck.CKA_DECRYPT, True)])\n",
+    )
+
+
+def test_a_key_without_an_id_is_given_one_and_nothing_else(tokens, member):
+    label, key = f"nameless {os.urandom(4).hex()}", os.urandom(16)
+    make_nameless(tokens, label)
+    assert member.call(wire.FindByLabel(0, label)).info["keys"] == [""]
+    for _ in range(2):
+        told = member.call(wire.Identify(0, label, key)).info
+        assert (told["id"], told["label"], told["encrypt"]) == (key.hex(), label, True)
+    assert member.encrypt(key, b"x", b"", verify=True, timeout_s=5).ciphertext
+    with pytest.raises(KeyAmbiguous, match="has a CKA_ID already"):
+        member.call(wire.Identify(0, label, os.urandom(16)))
+
+
+def test_a_key_is_not_given_an_id_by_guessing(tokens, member):
+    label, taken = f"twins {os.urandom(4).hex()}", new_key(member)
+    make_nameless(tokens, label, 2)
+    with pytest.raises(KeyAmbiguous, match="more than one"):
+        member.call(wire.Identify(0, label, os.urandom(16)))
+    with pytest.raises(KeyNotFound):
+        member.call(wire.Identify(0, "no such label", os.urandom(16)))
+    other = f"single {os.urandom(4).hex()}"
+    make_nameless(tokens, other)
+    with pytest.raises(KeyAmbiguous, match="already"):
+        member.call(wire.Identify(0, other, taken))
+
+
 def test_a_key_destroyed_by_another_process_is_not_found(tokens, member):
     key = new_key(member)
     member.encrypt(key, b"x", b"", verify=True, timeout_s=5)

@@ -364,6 +364,26 @@ def test_a_luna_with_functionality_modules_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("policy", "info", "said"),
+    [
+        (0, INFO, "yes: HSM policy 12"),
+        (1, INFO, "no: HSM policy 12"),
+        (None, INFO, "unknown"),
+        (None, INFO._replace(label="NSS FIPS 140-2 Certificate DB"), "yes: the token says so"),
+    ],
+)
+def test_fips_mode_is_told_as_far_as_it_can_be_known(policy, info, said):
+    module = SimpleNamespace(
+        vendor_function=lambda name, *types: (
+            None
+            if policy is None
+            else lambda slot, number, value: setattr(value._obj, "value", policy * (number == 12)) or 0
+        )
+    )
+    assert profile._fips(module, info, documented.by_name("luna"), profile.Profile()).startswith(said)
+
+
+@pytest.mark.parametrize(
     ("manufacturer", "module", "name"),
     [
         ("SoftHSM project", "/usr/lib/softhsm/libsofthsm2.so", "softhsm"),

@@ -17,6 +17,7 @@ requests = st.one_of(
     st.builds(wire.Generate, numbers, binary, st.text(max_size=40), kinds),
     st.builds(wire.Describe, numbers, binary),
     st.builds(wire.FindByLabel, numbers, st.text(max_size=40)),
+    st.builds(wire.Identify, numbers, st.text(max_size=40), binary),
     st.builds(wire.Destroy, numbers, binary),
     st.builds(wire.Export, numbers, binary, binary),
     st.builds(wire.Import, numbers, binary, st.text(max_size=40), binary, binary, kinds),
