@@ -61,7 +61,7 @@ bench-rules: $(DEV) ## Measure what access rules cost a request
 	@$(BIN)/python scripts/bench_rules.py $(ARGS)
 
 .PHONY: bench-xks
-bench-xks: $(DEV) ## Measure the XKS endpoint (wrk, h2load); LONG=1, PEER=url,prefix,akid,secret,key, GROWTH=1: docs/benchmarks.md
+bench-xks: $(DEV) ## Measure the XKS endpoint (wrk, h2load); LONG=1, PEER=url,prefix,akid,secret,key, PROTECTION=hsm-resident, GROWTH=1: docs/benchmarks.md
 	@$(BIN)/python scripts/$(if $(GROWTH),bench_growth.py,bench_xks.py) $(ARGS)
 
 .PHONY: bench-hsm

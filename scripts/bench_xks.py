@@ -2,7 +2,8 @@
 
 Starts an agent and an XKS server of its own (TLS, journal, access rules, 10,000 keys, two workers) in a temporary
 folder. PEER=url,prefix,access key id,secret,key measures another XKS proxy beside it, in turns (ours, theirs, ours,
-theirs), and tells the ratios. GROWTH=1 measures growth instead (bench_growth.py). LONG=1 makes the open loop 600 s.
+theirs), and tells the ratios. PROTECTION=hsm-resident (or hsm-wrapped) has its keys, then ten, in a SoftHSM token of
+its own, as AWS's reference proxy has. GROWTH=1 measures growth instead (bench_growth.py). LONG=1 makes the open loop 600 s.
 
 Prints a Markdown table to standard error and one JSON document to standard output (--output FILE: there as well).
 Needs wrk and h2load (Debian: wrk, nghttp2-client).
@@ -236,13 +237,14 @@ def measure(wanted: argparse.Namespace) -> dict[str, Any]:
         "machine": machine(),
         "instance": {
             "keys": wanted.keys, "workers": wanted.workers, "journal": wanted.sync, "tls": True, "rules": True,
+            "protection": wanted.protection,
         },
         "closed_loop": [],
         "open_loop": [],
         "ratios": [],
     }  # fmt: skip
     peer = Target.from_text(wanted.peer) if wanted.peer else None
-    content = Content(keys=wanted.keys)
+    content = Content(keys=wanted.keys, protection=wanted.protection)
     with (
         tempfile.TemporaryDirectory(prefix="ksb") as name,
         Instance(content, workers=wanted.workers, sync=wanted.sync) as instance,
@@ -289,7 +291,12 @@ def arguments() -> argparse.Namespace:
     """Return what is wanted, by the command line and the environment."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--peer", default=os.environ.get("PEER", ""), help="url,prefix,akid,secret,key")
-    parser.add_argument("--keys", type=int, default=10_000)
+    parser.add_argument(
+        "--protection",
+        choices=("software", "hsm-wrapped", "hsm-resident"),
+        default=os.environ.get("PROTECTION") or "software",
+    )
+    parser.add_argument("--keys", type=int, help="10,000; 10 when they live in an HSM")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--sync", choices=("write", "group"), default="write")
     parser.add_argument("--seconds", type=float, default=5, help="of each closed loop")
@@ -315,8 +322,10 @@ def arguments() -> argparse.Namespace:
     wanted = parser.parse_args()
     if wanted.rounds is None:
         wanted.rounds = 2 if wanted.peer else 1
+    if wanted.keys is None:
+        wanted.keys = 10 if wanted.protection == "hsm-resident" else 10_000
     if wanted.smoke:
-        wanted.keys, wanted.seconds, wanted.connections = 50, 1, [4]
+        wanted.keys, wanted.seconds, wanted.connections = min(wanted.keys, 50), 1, [4]
         wanted.open_seconds, wanted.rate = 2, 100.0
     return wanted
 

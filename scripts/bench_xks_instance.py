@@ -55,6 +55,8 @@ class Content:
     keys: int = 10_000
     stores: int = 1
     rules: bool = True
+    protection: str = "software"
+    """hsm-wrapped and hsm-resident: in a SoftHSM token of the instance's own."""
 
 
 def fill(content: Content) -> dict[str, Any]:
@@ -79,7 +81,12 @@ def fill(content: Content) -> dict[str, Any]:
         vault = Vault(name="Bench")
         vault.kek_blob = keys.new_vault_kek(vault.pk)
         vault.save(force_insert=True)
-        key_sets = [KeySet(vault=vault, name=f"set-{number}") for number in range(content.stores)]
+    key_sets = [KeySet(vault=vault, name=f"set-{number}") for number in range(content.stores)]
+    if content.protection != "software":
+        from bench_xks_hsm import protect
+
+        protect(vault, key_sets, content.protection)
+    with transaction.atomic():
         KeySet.objects.bulk_create(key_sets)
         stores = [
             XksKeyStore(
@@ -125,11 +132,20 @@ def fill(content: Content) -> dict[str, Any]:
         for first in range(0, len(rows), BATCH):
             batch = rows[first : first + BATCH]
             CloudKey.objects.bulk_create(batch)
-            versions = [KeyVersion(vault=vault, cloud_key=key, number=1) for key in batch]
+            protected = [
+                key for key in batch if content.protection == "software" or key.kind == "HEALTH_CHECK"
+            ]
+            versions = [KeyVersion(vault=vault, cloud_key=key, number=1) for key in protected]
             for version in versions:
                 keys.seal(version, "material", os.urandom(32))
             KeyVersion.objects.bulk_create(versions)
         raise_generation([(GenerationChange.Kind.STORE, store.pk) for store in stores])
+    if content.protection != "software":
+        from bench_xks_hsm import add_versions
+
+        add_versions([row for row in rows if row.kind != "HEALTH_CHECK"])
+        with transaction.atomic():
+            raise_generation([(GenerationChange.Kind.STORE, store.pk) for store in stores])
     return {
         "access_key_id": credentials[0].access_key_id,
         "secret": credentials[0].access_key_id.lower() * 2,
@@ -137,6 +153,20 @@ def fill(content: Content) -> dict[str, Any]:
             row.external_key_id for row in rows if row.store_id == stores[0].pk and row.name != "health"
         ],
     }
+
+
+def migrate() -> None:
+    """Make the database of this process's settings."""
+    import django
+
+    django.setup()
+    from django.core.management import call_command
+
+    from vault import keys, startup
+
+    startup.make_folders()
+    call_command("migrate", interactive=False, verbosity=0, skip_checks=True)
+    keys.ensure_root_key(create_allowed=True)
 
 
 def touch() -> None:
@@ -191,6 +221,9 @@ class Instance:
         (self.folder / "var").mkdir(mode=0o700)
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         try:
+            if self.content.protection != "software":
+                self._run("migrate")
+                self.start("keeper", "hsm", "serve")
             made = self._run("fill")
             self.target = Target(
                 name="keystead",
@@ -202,8 +235,8 @@ class Instance:
                 secret=made["secret"],
                 keys=tuple(made["keys"]),
             )
-            self.start("agent")
-            self.start("serve")
+            self.start("agent", "xks", "agent")
+            self.start("serve", "xks", "serve")
             self.wait_ready()
         except BaseException:
             self.__exit__(None, None, None)
@@ -214,15 +247,15 @@ class Instance:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop everything and remove the folder."""
-        for name in ("serve", "agent"):
+        for name in ("serve", "agent", "keeper"):
             self.stop(name)
         self._folder.cleanup()
 
-    def start(self, name: str) -> None:
-        """Start ``keystead xks NAME``."""
+    def start(self, name: str, *command: str) -> None:
+        """Start ``keystead COMMAND`` (left out: ``xks NAME``)."""
         with (self.folder / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-P", "-m", "vault.cli", "xks", name],
+                [sys.executable, "-P", "-m", "vault.cli", *(command or ("xks", name))],
                 cwd=self.folder,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
@@ -306,6 +339,9 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["fill", content]:
             print(json.dumps(fill(Content(**json.loads(content)))))
+        case ["migrate", _]:
+            migrate()
+            print("{}")
         case ["touch", _]:
             touch()
         case _:
