@@ -28,6 +28,7 @@ from xks.agent_registry import ProcessName, boot_id
 from xks.audit_seals import add_seal, seal_events, seal_restore
 from xks.journal_keeping import compress_one, drop_old
 from xks.journal_recovery import Anchor, Examined, examine_file, segments_of
+from xks.journal_strays import seal_strays
 from xks.journal_writer import read_segment, segment_path
 from xks.models import JournalChain
 from xks.request_rows import blocks_of, rows_of
@@ -79,7 +80,7 @@ class Journals:
         self.node_name = node_name
         self._keep = keep
         self._kept_at = 0.0
-        self._folder = folder
+        self.folder = self._folder = folder
         self._cursors: dict[UUID, _Cursor] = {}
 
     def tend(self, gone: set[str]) -> None:
@@ -275,6 +276,7 @@ class Keeper(threading.Thread):
         try:
             if not self._restore_sealed:
                 seal_restore()  # before any seal that would stand where others stood before the restore
+                seal_strays(self._journals.node_name, self._journals.folder)
                 self._restore_sealed = True
             self._hand_out()
             with self._news:

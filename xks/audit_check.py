@@ -70,6 +70,9 @@ class _Signed:
     chains: dict[str, _Chain] = field(default_factory=dict)
     events: dict[int, str] = field(default_factory=dict)
     kept_from: datetime | None = None
+    restored: bool = False
+    looked: set[str] = field(default_factory=set)
+    """Folders of nodes that have looked for journals of the lost time since the last restore."""
 
 
 def verify(
@@ -101,7 +104,7 @@ def verify(
     for name, chain in chains.items():
         _check_chain(name, chain, journal, report, all_sealed=sealed)
     if sealed:
-        _look_for_strangers(chains, journal, report)
+        _look_for_strangers(signed, journal, report)
         _check_store(signed, journal, wanted, report)
     try:
         report.events = check_events(signed.events)
@@ -144,8 +147,12 @@ def _read_seals(
             case "stray":
                 segments = statement["segments"]
                 chains[statement["chain"]] = _Chain(statement["node"], segments, len(segments), stray=True)
+            case "strays":
+                signed.looked.add(node_folder_name(statement["node"]))
             case "restored":
                 restored = number
+                signed.restored = True
+                signed.looked.clear()
                 report.notes.append(
                     f"seal {number}: the database was restored from a backup before {opened.at}; what was sealed between"
                     " the backup and the restore is not in it"
@@ -176,7 +183,17 @@ def _check_store(signed: _Signed, journal: Path, wanted: Callable[[datetime], bo
         except FileNotFoundError:
             return None
 
-    told = {name: (chain.node, chain.segments, chain.ended_after) for name, chain in signed.chains.items()}
+    told = {
+        name: (chain.node, chain.segments, chain.ended_after)
+        for name, chain in signed.chains.items()
+        if not chain.stray
+    }
+    for name, chain in signed.chains.items():
+        if chain.stray:
+            count = sum(one["records"] for one in chain.segments)
+            report.gaps.append(
+                f"journal {chain.node}/{name}: its {count} records are not in the database, which was restored since"
+            )
     found = check_store(told, signed.kept_from, read, wanted=wanted)
     report.findings += found.findings
     report.gaps += found.gaps
@@ -246,6 +263,11 @@ def _check_stray(
         report.records += statement["records"]
         if hashlib.sha256(data[: statement["bytes"]]).hexdigest() != statement["sha256"]:
             report.findings.append(f"{where}: changed since it was found after the restore")
+        elif len(data) > statement["bytes"]:
+            report.findings.append(
+                f"{where}: {len(data) - statement['bytes']} bytes more than were found after the restore; nothing vouches"
+                " for them. Its worker was not restarted at the restore, or somebody has added to it"
+            )
         else:
             report.notes.append(
                 f"{where}: found after a restore, unchanged since; its key went with the newer database, so who wrote it"
@@ -321,16 +343,21 @@ def _check_open(name: str, chain: _Chain, folder: Path, present: set[int], repor
     )
 
 
-def _look_for_strangers(chains: dict[str, _Chain], journal: Path, report: Report) -> None:
+def _look_for_strangers(signed: _Signed, journal: Path, report: Report) -> None:
     known: dict[Path, set[str]] = defaultdict(set)
-    for name, chain in chains.items():
+    for name, chain in signed.chains.items():
         known[_node_folder(journal, chain.node)].add(name)
     if not journal.is_dir():
         return
     for folder in sorted(path for path in journal.iterdir() if path.is_dir()):
         for path in sorted(folder.iterdir()):
             if path.is_dir() and path.name not in known[folder]:
-                report.findings.append(f"journal {folder.name}/{path.name}: no seal says that it began")
+                told = f"journal {folder.name}/{path.name}: no seal says that it began"
+                if signed.restored and folder.name not in signed.looked:
+                    told += (
+                        ", and its node has not looked since the restore: start its agent, then check again"
+                    )
+                report.findings.append(told)
 
 
 def _node_folder(journal: Path, node: str) -> Path:

@@ -8,7 +8,9 @@ and signature before it.  What a seal says is its ``statement``:
 * ``segment``  a segment has ended: its bytes, SHA-256, last MAC, how it ended, and its MAC key, which
   from now on anybody may know;
 * ``end``      a chain has ended after so many segments;
-* ``events``   the audit events up to this position of their chain have this digest.
+* ``events``   the audit events up to this position of their chain have this digest;
+* ``restored`` the database was put back from a backup;
+* ``stray``    a journal of the time that a restore lost, as it was found; ``strays``: a node has looked for them.
 """
 
 from __future__ import annotations

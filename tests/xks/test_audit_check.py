@@ -25,6 +25,7 @@ from xks.agent_journal import Journals
 from xks.agent_shipping import Shipping
 from xks.audit_check import Report, verify
 from xks.audit_seals import ensure_key, seal_events, seal_restore
+from xks.journal_strays import seal_strays
 from xks.journal_writer import journal_folder, segment_path
 from xks.models import AuditKey, AuditSeal, JournalChain
 from xks.seals import Seal
@@ -278,3 +279,95 @@ def test_a_restored_database_is_told_as_what_it_is(world: World) -> None:
     )
     report = world.check()
     assert any("was restored from a backup" in note for note in report.notes)
+
+
+# --- journals of the time that a restore lost
+
+
+@pytest.fixture
+def restored(world: World) -> tuple[World, str]:
+    """Put back the database of before a worker began; return what is left of its journal."""
+    seals = AuditKey.objects.get().seals
+    row, journal = begin(world.folder, segment_bytes=1500)
+    for number in range(30):
+        journal.append(journals.record(generation=number))
+    journal._end_segment()
+    journal._close_file()
+    chain = row.id.hex
+    row.delete()
+    AuditSeal.objects.filter(number__gt=seals).delete()
+    kept = AuditSeal.objects.get(number=seals)
+    AuditKey.objects.update(seals=seals, last_digest=Seal(kept.line, bytes(kept.signature)).digest)
+    Generation.objects.update_or_create(pk=1, defaults={"value": 10**12 + 5})
+    return world, chain
+
+
+def test_journals_of_the_lost_time_are_told_as_that(restored: tuple[World, str]) -> None:
+    world, chain = restored
+    assert seal_strays("node-1", world.folder) is None  # nothing was restored that it knows of
+    assert seal_restore() is not None
+    (finding,) = world.check().findings
+    assert chain in finding
+    assert "has not looked since the restore" in finding
+    assert seal_strays("node-1", world.folder) == [chain]
+    assert seal_strays("node-1", world.folder) is None
+    assert seal_strays("node-2", world.folder.parent / "node-2") == []
+    report = world.check()
+    assert report.findings == []
+    assert any(chain in note and "found after a restore, unchanged since" in note for note in report.notes)
+    assert any(chain in gap and "its 30 records are not in the database" in gap for gap in report.gaps)
+    # Another restore is another look: what was found in this one stays known.
+    Generation.objects.update(value=2 * 10**12 + 5)
+    assert seal_restore() is not None
+    assert world.check().findings == []
+
+
+def changed_since(world: World, chain: str) -> str:
+    path = segment_path(world.folder, chain, 1)
+    data = bytearray(path.read_bytes())
+    data[200] ^= 1
+    path.write_bytes(data)
+    return "changed since it was found"
+
+
+def grown_since(world: World, chain: str) -> str:
+    with segment_path(world.folder, chain, 1).open("ab") as file:
+        file.write(b"x" * 90)
+    return "90 bytes more than were found"
+
+
+def removed_since(world: World, chain: str) -> str:
+    segment_path(world.folder, chain, 1).unlink()
+    return "the file is missing"
+
+
+def put_in_since(world: World, chain: str) -> str:
+    shutil.copytree(world.folder / chain, world.folder / ("c" * 32))
+    return f"{'c' * 32}: no seal says that it began"
+
+
+@pytest.mark.parametrize("tamper", [changed_since, grown_since, removed_since, put_in_since])
+def test_what_happens_to_them_later_is_tampering(
+    restored: tuple[World, str], tamper: Callable[[World, str], str]
+) -> None:
+    world, chain = restored
+    seal_restore()
+    seal_strays("node-1", world.folder)
+    expected = tamper(world, chain)
+    (finding,) = world.check().findings
+    assert expected in finding
+    assert "has not looked" not in finding
+
+
+def test_what_is_not_of_that_time_and_node_is_not_taken_for_it(restored: tuple[World, str]) -> None:
+    world, chain = restored
+    shutil.copytree(world.folder / chain, world.folder / ("c" * 32))  # it says another name of itself
+    (world.folder / ("d" * 32)).mkdir()
+    seal_restore()
+    seal = AuditSeal.objects.order_by("-number")[1]
+    line = json.loads(seal.line)
+    line["at"] = "2126-01-01T00:00:00.000Z"  # as if the backup had been made after the journal
+    AuditSeal.objects.filter(pk=seal.pk).update(line=json.dumps(line))
+    assert seal_strays("node-1", world.folder) == []
+    AuditSeal.objects.filter(pk=seal.pk).update(line=seal.line)
+    assert len(world.check().findings) == 3
