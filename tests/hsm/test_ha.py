@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hsm.group import LONGEST_WAIT_S
+from hsm.breaker import LONGEST_WAIT_S
 from tests.hsm.devices import workshop
 from tests.hsm.load import closed_loop, group_of, lose_preferred, open_loop, start, until
 
