@@ -65,20 +65,35 @@ def problems() -> list[str]:
 
 def warnings() -> list[str]:
     """Return what is missing without which work goes on, in words that may be shown to anybody."""
+    found = []
     shared = caches["default"]
     if isinstance(shared, SharedCache):
         try:
             shared.ping()
         except Exception:
             log.warning("health: Redis", exc_info=True)
-            return ["Redis does not answer: limits are counted by each process, and operations begin later"]
+            found.append(
+                "Redis does not answer: limits are counted by each process, and operations begin later"
+            )
+    return found
+
+
+def root_key_warnings() -> list[str]:
+    """Say so when the HSM that holds the root key is away: no reason to take the web out, a key can be disabled without it."""
+    try:
+        if keys.root_problem():
+            return ["the HSM that holds the root key does not answer: what needs a key waits for it"]
+    except Exception:
+        log.warning("health: root key", exc_info=True)
     return []
 
 
 def answer() -> HttpResponse:
     """Return the answer to GET /healthz."""
     found = problems()
-    body = {"status": "unavailable" if found else "ok", "problems": found, "warnings": warnings()}
+    missing = warnings() + ([] if found else root_key_warnings())
+    status = "unavailable" if found else "degraded" if missing else "ok"
+    body = {"status": status, "problems": found, "warnings": missing}
     return HttpResponse(
         json.dumps(body),
         status=503 if found else 200,

@@ -19,15 +19,20 @@ from uuid import UUID
 
 from django.db import IntegrityError, models, transaction
 
-from hsm.base import DataInvalid, KeyWrapper, WrongWrappingKey
+from hsm import wire
+from hsm.base import DataInvalid, HsmError, KeyWrapper, WrongWrappingKey
+from hsm.pkcs11 import Pkcs11KeyWrapper
 from hsm.software import SoftwareKeyWrapper, new_key
 from vault import rootkey
+from vault.errors import Unavailable
 from vault.fields import WrappedBlob, WrappedSecretField
-from vault.models import Installation, Vault
+from vault.hsm_groups import sync_group
+from vault.models import HsmConnection, HsmKey, Installation, Vault
 from vault.rootkey import RootKeyError, RootKeyForeign, RootKeyMissing, RootKeyUnsafe, RootKeyUnusable
 from vault.secret import Secret
 
 __all__ = [
+    "RootKeyAway",
     "RootKeyError",
     "RootKeyForeign",
     "RootKeyMissing",
@@ -42,6 +47,7 @@ __all__ = [
     "forget_vault",
     "installation_wrapper",
     "new_vault_kek",
+    "root_problem",
     "root_wrapper",
     "seal",
     "seal_text",
@@ -74,6 +80,78 @@ class VaultKeyDestroyed(Exception):
     """The vault has no KEK any more; nothing that it wrapped can be read, ever."""
 
 
+class RootKeyAway(RootKeyError, Unavailable):
+    """The HSM that holds the root key does not answer now, or refuses us; all becomes well by itself when it does not."""
+
+    def __init__(self, cause: str, cure: str) -> None:
+        Unavailable.__init__(self, cause, cure=cure)
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.cure}"
+
+
+class HsmRoot:
+    """A root key inside an HSM, reached anew at each call, so that nothing is lost by its absence but time."""
+
+    def __init__(self, connection_id: UUID, key_id: str) -> None:
+        self.connection_id = connection_id
+        self._key_id = key_id
+
+    @property
+    def key_id(self) -> str:
+        """See KeyWrapper: the CKA_ID."""
+        return self._key_id
+
+    def encrypt(self, plaintext: bytes, associated_data: bytes) -> bytes:
+        """See KeyWrapper. Raises RootKeyAway."""
+        try:
+            return self._wrapper().encrypt(plaintext, associated_data)
+        except HsmError as error:
+            raise self._away(error) from error
+
+    def decrypt(self, blob: bytes, associated_data: bytes) -> bytes:
+        """See KeyWrapper. Raises RootKeyAway, DataInvalid."""
+        try:
+            return self._wrapper().decrypt(blob, associated_data)
+        except DataInvalid:
+            raise
+        except HsmError as error:
+            raise self._away(error) from error
+
+    def _wrapper(self) -> Pkcs11KeyWrapper:
+        return Pkcs11KeyWrapper(sync_group(self.connection_id), bytes.fromhex(self._key_id))
+
+    def _away(self, error: HsmError) -> RootKeyAway:
+        name = HsmConnection.objects.filter(pk=self.connection_id).values_list("name", flat=True).first()
+        return RootKeyAway(
+            f"The root key is in the HSM {name or self.connection_id}, which cannot be used now: {error}.",
+            "See to the HSM and to `keystead hsm serve` on this host; nothing needs to be started again.",
+        )
+
+
+def _find_hsm_root(key_id: str) -> HsmRoot | None:
+    """The root key with this id in an HSM: by its record or, after a restore elsewhere, by asking every HSM for it."""
+    found = (
+        HsmKey.objects.filter(cka_id=key_id, purpose=HsmKey.Purpose.ROOT, state=HsmKey.State.ACTIVE)
+        .values_list("connection_id", flat=True)
+        .first()
+    )
+    if found is not None:
+        return HsmRoot(found, key_id)
+    if Installation.objects.filter(root_key_id=key_id).exists():
+        return None  # this database's own root would have its record
+    for connection_id in HsmConnection.objects.values_list("pk", flat=True):
+        try:
+            sync_group(connection_id).call(
+                wire.Describe(0, bytes.fromhex(key_id)), deadline=wire.boot_clock() + 5.0
+            )
+        except (HsmError, ValueError):
+            continue
+        return HsmRoot(connection_id, key_id)
+    return None
+
+
 # --- keys in memory -----------------------------------------------------------------------------------------------
 
 _lock = threading.Lock()
@@ -98,7 +176,9 @@ def find_root(key_id: str) -> KeyWrapper:
     """Return the root key with this id, from memory or else from the root key's files (see vault.rootkey).
 
     Reading the files anew when an id is unknown is how running processes pick up a new root in the midst of a
-    re-wrap. Raises RootKeyMissing, RootKeyForeign, RootKeyUnsafe or RootKeyUnusable.
+    re-wrap. A root key that is in an HSM is found by its record, whether the HSM answers or not.
+
+    Raises RootKeyMissing, RootKeyForeign, RootKeyUnsafe or RootKeyUnusable.
     """
     path = rootkey.root_key_path()
     with _lock:
@@ -110,6 +190,10 @@ def find_root(key_id: str) -> KeyWrapper:
             _roots.setdefault((path, found), SoftwareKeyWrapper(key.reveal()))
         if (path, key_id) in _roots:
             return _roots[path, key_id]
+    inside = _find_hsm_root(key_id)
+    if inside is not None:
+        with _lock:
+            return _roots.setdefault((path, key_id), inside)
     if not candidates:
         raise RootKeyMissing(
             f"The root key file {path} does not exist, and this database needs root key {key_id}.",
@@ -147,7 +231,8 @@ def ensure_root_key(*, create_allowed: bool) -> None:
     A key file is made only when ``create_allowed`` (an embedded deployment) and the database is empty; it is on disk
     before the Installation row commits, so that a crash in between leaves a key that the next start takes up. An
     empty database takes up a key file that exists already, embedded or not. Safe to run in several processes at once.
-    Raises RootKeyMissing, RootKeyForeign, RootKeyUnsafe or RootKeyUnusable: one line with cause and cure.
+    Raises RootKeyMissing, RootKeyForeign, RootKeyUnsafe or RootKeyUnusable: one line with cause and cure; RootKeyAway
+    when it is in an HSM that does not answer, with which one may start all the same.
     """
     installation = Installation.objects.filter(pk=1).first()
     if installation is None:
@@ -192,6 +277,18 @@ def check_root_key(installation: Installation) -> KeyWrapper:
             "The Installation row was altered or damaged; restore a backup with 'keystead restore'.",
         ) from error
     return root
+
+
+def root_problem() -> str:
+    """Return why the root key cannot be used now, where this process has found it in an HSM; empty while it can."""
+    with _lock:
+        if not any(isinstance(each, HsmRoot) for each in _roots.values()):
+            return ""
+    try:
+        installation_wrapper()
+    except RootKeyAway as error:
+        return error.cause
+    return ""
 
 
 def root_wrapper() -> KeyWrapper:

@@ -23,8 +23,9 @@ from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
 from vault.fields import WrappedBlob
+from vault.hsm_keys import create_hsm_key
 from vault.keys import find_root, installation_place, root_wrapper, vault_kek_place
-from vault.models import Installation, Vault
+from vault.models import HsmConnection, HsmKey, HsmMember, Installation, Vault
 from vault.rootkey import RootKeyError
 from vault.secret import Secret
 
@@ -53,6 +54,14 @@ def no_checkpoint(name: str) -> None:
     """Default of ``checkpoint``: tests pass a function that kills the process at a named point."""
 
 
+def no_progress(done: int, total: int) -> None:
+    """Default of ``progress``: called with KEKs seen to and KEKs in all."""
+
+
+Progress = Callable[[int, int], None]
+RETIRED = "A former root key: needed for backups made before the move, then it may be destroyed."
+
+
 def rewrap_root(
     new_root_file: Path, actor: Actor, *, checkpoint: Callable[[str], None] = no_checkpoint
 ) -> Rewrapped:
@@ -67,19 +76,83 @@ def rewrap_root(
     root_wrapper()
     _place_next(path, new_key, new_root)
     checkpoint("next-placed")
+    old_ids, moved, already = _move_all(new_root, actor, checkpoint, no_progress)
+    switched = _switch_files(path, new_key, new_root.key_id, checkpoint)
+    return Rewrapped(old_ids, new_root.key_id, moved, already, path, switched)
 
+
+def move_root_to_hsm(
+    hsm: HsmConnection,
+    actor: Actor,
+    *,
+    checkpoint: Callable[[str], None] = no_checkpoint,
+    progress: Progress = no_progress,
+) -> Rewrapped:
+    """Move every KEK under a root key in this HSM: from a file, or from another HSM. Runs beside web, agents and workers.
+
+    The key is made at the first call (AES-256, never extractable on a single member; replicated where there are several) and
+    taken up by later ones, so that a move that was killed goes on. The old root stays where it is, for older backups.
+
+    Raises RewrapRefused, RootKeyError (RootKeyAway: an HSM does not answer; the move can be run again), RewrapUnverified, and
+    Unavailable or Conflict where the HSM cannot make the key.
+    """
+    if hsm.login == HsmConnection.Login.PIN and hsm.pin_source != HsmConnection.PinSource.EXTERNAL:
+        raise RewrapRefused(
+            f"The PIN of {hsm.name} is kept in the database, encrypted under a key that the root key opens.",
+            "Change its PIN source to external first: each host then reads the PIN from a file or its environment.",
+        )
+    root_wrapper()
+    key = _root_key_of(hsm, actor)
+    new_root = find_root(key.cka_id)
+    place = b"keystead:v1:try"
+    probe = os.urandom(32)
+    if new_root.decrypt(new_root.encrypt(probe, place), place) != probe:
+        raise RewrapUnverified(f"the new root key in {hsm.name} does not open what it wrapped")
+    checkpoint("key-made")
+    old_ids, moved, already = _move_all(new_root, actor, checkpoint, progress)
+    return Rewrapped(old_ids, new_root.key_id, moved, already, rootkey.root_key_path(), False)
+
+
+def _root_key_of(hsm: HsmConnection, actor: Actor) -> HsmKey:
+    """The key that a move into this HSM goes to: the one in use, one of an unfinished move, or a new one."""
+    there = HsmKey.objects.filter(connection=hsm, purpose=HsmKey.Purpose.ROOT, state=HsmKey.State.ACTIVE)
+    named = Installation.objects.values_list("root_key_id", flat=True).get(pk=1)
+    found = there.filter(cka_id=named).first() or there.filter(message="").order_by("-created_at").first()
+    if found is not None:
+        return found
+    several = HsmMember.objects.filter(connection=hsm).count() > 1
+    return create_hsm_key(
+        hsm,
+        purpose=HsmKey.Purpose.ROOT,
+        vault=None,
+        label="keystead-root",
+        replication=HsmKey.Replication.REPLICATED if several else HsmKey.Replication.DEVICE_BOUND,
+        actor=actor,
+    )
+
+
+def _move_all(
+    new_root: KeyWrapper, actor: Actor, checkpoint: Callable[[str], None], progress: Progress
+) -> tuple[tuple[str, ...], int, int]:
+    """Move the installation's KEK and every vault's, verify all; the ids of old roots, how many moved, how many had been."""
     old_ids: set[str] = set()
+    vaults = list(Vault.objects.exclude(kek_blob=None).order_by("pk").values_list("pk", flat=True))
     moved = _move_installation(new_root, old_ids, actor)
     checkpoint("installation-moved")
     already = 1 - moved
-    for vault_id in Vault.objects.exclude(kek_blob=None).order_by("pk").values_list("pk", flat=True):
+    progress(1, len(vaults) + 1)
+    for number, vault_id in enumerate(vaults, 2):
         done = _move_vault(vault_id, new_root, old_ids, actor)
         moved, already = moved + done, already + (1 - done)
         checkpoint("vault-moved")
+        progress(number, len(vaults) + 1)
     _verify_all(new_root)
     checkpoint("verified")
-    switched = _switch_files(path, new_key, new_root.key_id, checkpoint)
-    return Rewrapped(tuple(sorted(old_ids)), new_root.key_id, moved, already, path, switched)
+    HsmKey.objects.filter(purpose=HsmKey.Purpose.ROOT, state=HsmKey.State.ACTIVE).exclude(
+        cka_id=new_root.key_id
+    ).update(message=RETIRED)
+    HsmKey.objects.filter(cka_id=new_root.key_id).update(message="")
+    return tuple(sorted(old_ids)), moved, already
 
 
 def _ids_in_use() -> set[str]:

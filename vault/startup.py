@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError, connection
 
 from vault import env, health, keys
+
+log = logging.getLogger(__name__)
 
 
 class StartRefused(CommandError):
@@ -79,10 +82,13 @@ def database_line(error: DatabaseError) -> str:
 def check_root_key() -> None:
     """Make sure that the root key is there and is this database's; made only when embedded and empty.
 
+    A root key in an HSM that does not answer ends no start: the process works degraded, says why, and recovers by itself.
     Raises vault.keys.RootKeyError, whose text is one line, and StartRefused when the database does not answer.
     """
     try:
         keys.ensure_root_key(create_allowed=env.is_embedded())
+    except keys.RootKeyAway as error:
+        log.warning("degraded: %s", error)
     except DatabaseError as error:
         raise StartRefused(database_line(error)) from error
     finally:

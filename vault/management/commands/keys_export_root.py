@@ -51,7 +51,12 @@ class Command(BaseCommand):
         count, threshold = options["shares"], options["threshold"]
         try:
             wanted = root_wrapper().key_id
-            key = rootkey.load_candidates(rootkey.root_key_path())[wanted]
+            candidates = rootkey.load_candidates(rootkey.root_key_path())
+            if wanted not in candidates:
+                raise CommandError(
+                    "The root key is in an HSM, which does not give it out. Back the HSM up by its own means, and try that backup."
+                )
+            key = candidates[wanted]
             shares = split_root(key, shares=count, threshold=threshold, passphrase=passphrase)
         except (RootKeyError, SharesInvalid) as error:
             raise CommandError(str(error)) from error
