@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from uuid import UUID
 
 import pytest
 from botocore.client import BaseClient
@@ -29,16 +30,19 @@ from django.db import connection
 from django.utils import timezone
 
 from cloudkeys.flows import store_links
-from cloudkeys.models import CloudKey, CspAccount, KeyVersion, Operation
-from cloudkeys.operations import requests
+from cloudkeys.models import CloudKey, CspAccount, KeySet, KeyVersion, Operation
+from cloudkeys.operations import requests, runner
 from cloudkeys.preflight import EndpointReport
-from cloudkeys.services import accounts
+from cloudkeys.services import accounts, protection
+from hsm.base import DataInvalid
 from tests.cast import ApiClient, Cast
+from tests.cloudkeys import hsm_world
 from tests.cloudkeys.crashing import run_to_end
 from tests.cloudkeys.world import ACCESS_KEY_ID, ADA
 from vault import logs
 from vault.keys import unseal
 from vault.models import IdempotencyRecord, Node, User, WorkerProcess
+from xks.agent_loading import load_everything
 
 pytestmark = pytest.mark.slow
 NEW_ACCESS_KEY_ID = "AKIAIOSFODNN7ROTATED"
@@ -362,4 +366,56 @@ def test_nothing_that_is_kept_or_written_holds_a_secret(
     assert appliance.post(f"/api/v1/vaults/{vault}/disable").status_code == 200
     gone = appliance.post(f"/api/v1/vaults/{vault}/destruction", {"confirm_name": "Guide"}, if_match="*")
     assert gone.status_code == 200, gone.content
+    look_everywhere(known)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_nothing_of_keys_in_hsms_is_kept_or_written(
+    known: Known, cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No byte of a key that lives in an HSM, and none in clear of one that an HSM wraps, whatever fails."""
+    hsms = hsm_world.install(monkeypatch)
+    mixed = protection._mixed_random
+
+    def watched(connection_id: UUID) -> bytes:
+        value = mixed(connection_id)
+        known.add("mixed random", value)
+        return value
+
+    monkeypatch.setattr(protection, "_mixed_random", watched)
+    hsms.connect(cast.vault)
+    api, vault = cast.api("owner"), str(cast.vault.pk)
+    for number, kind in enumerate(("hsm-resident", "hsm-wrapped")):
+        body = {"vault": vault, "name": kind, "protection": kind, "use_as_external_key_store": True}
+        made = api.post("/api/v1/key-sets", body, key=f"set-{number}")
+        assert made.status_code == 201, made.content
+        known.add("XKS secret", made.json()["credential"]["secret_access_key"])
+        key_set = made.json()["id"]
+        body = {"key_set": key_set, "name": f"key-{number}", "region": "eu-west-1"}
+        key = api.post("/api/v1/cloud-keys", body, key=f"key-{number}")
+        assert key.status_code == 201, key.content
+        hsms.failure = hsm_world.GONE
+        failed = api.post("/api/v1/cloud-keys", {**body, "name": "not"}, key=f"not-{number}")
+        assert failed.status_code == 503, failed.content
+        hsms.failure = None
+        assert api.post(f"/api/v1/cloud-keys/{key.json()['cloud_key']['id']}/rotate").status_code == 202
+        hsms.failure = DataInvalid("altered")
+        for operation in Operation.objects.filter(state__in=Operation.UNFINISHED):
+            runner.run_operation(operation.pk)
+        hsms.failure = None
+        loaded = load_everything(60.0, None)
+        assert not loaded.left_out
+    assert api.get(f"/api/v1/key-sets/{key_set}/protection").status_code == 200
+    hsms.put("foo")
+    resident = KeySet.objects.get(protection="hsm-resident").pk
+    body = {"key_label": "foo", "name": "old", "region": "eu-west-1"}
+    adopted = cast.api("appliance").post(f"/api/v1/key-sets/{resident}/adopt", body, key="adopt")
+    assert adopted.status_code == 201, adopted.content
+    for inside in hsms.keys.values():
+        known.add("key in the HSM", inside)
+    assert len(hsms.keys) == 4  # a CloudKey, a wrapping key, the adopted one and its successor
+    assert sum(name.startswith("mixed random") for name in known.secrets) >= 2
+    versions = KeyVersion.objects.filter(protection="hsm-resident")
+    assert versions.count() == 4
+    assert all(version.material is None for version in versions)
     look_everywhere(known)
