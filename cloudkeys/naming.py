@@ -207,3 +207,14 @@ def new_xks_access_key_id() -> str:
 def new_xks_secret() -> Secret:
     """44 characters of base64 over 256 random bits (XKS Proxy API: 43 to 64 of A-Za-z0-9/+=)."""
     return Secret(base64.b64encode(secrets.token_bytes(32)))
+
+
+def check_custom_key_store_id(value: str) -> str:
+    """Return `value` when it can be the id of an AWS key store, or is empty. Raises ValidationFailed."""
+    if value and not re.fullmatch(r"cks-[0-9A-Za-z]{1,60}", value):
+        raise ValidationFailed(
+            "This is no id of a custom key store.",
+            field="custom_key_store_id",
+            cure="Copy it from the AWS console, where it begins with cks-.",
+        )
+    return value

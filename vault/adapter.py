@@ -23,6 +23,8 @@ from vault.errors import RateLimited, SignInFailed, ValidationFailed
 from vault.models import User
 from vault.secret import Secret
 from vault.services import sessions, users
+from vault.services.preferences import preferences_of
+from vault.web.frame import keep_looks
 
 logger = logging.getLogger("keystead.web")
 _MFA_PURPOSE = "allauth.mfa"
@@ -59,7 +61,10 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
     def login(self, request: HttpRequest, user: AbstractBaseUser) -> None:
         """Begin the session and record it."""
-        sessions.begin_session(request, _actor(request), cast("User", user))
+        person = cast("User", user)
+        sessions.begin_session(request, _actor(request), person)
+        wishes = preferences_of(person)
+        keep_looks(request, wishes.theme, wishes.density)
 
     def logout(self, request: HttpRequest) -> None:
         """End the session and record it."""

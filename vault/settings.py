@@ -212,6 +212,7 @@ MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 MFA_ADAPTER = "vault.adapter.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
 MFA_TOTP_ISSUER = "Keystead"
+MFA_FORMS = {"activate_totp": "vault.web.second_factor.ActivateForm"}
 MFA_PASSKEY_LOGIN_ENABLED = True
 # Browsers themselves allow passkeys over plain HTTP on localhost alone.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not BEHIND_TLS

@@ -32,6 +32,7 @@ from cloudkeys.api.shapes import (
     read_operation,
 )
 from cloudkeys.services import bulk
+from cloudkeys.services.renderers import short_schedule
 from vault.api.endpoints import ApiView, done_or_begun, operation
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import Filter, choice, filtered, single, vault_of
@@ -49,7 +50,7 @@ TAG = "Cloud keys"
 EXPORTED = (
     "id", "name", "key_set", "region", "state", "blocked", "pointer_state", "external_key_id",
     "kms_key_arn", "current_version",
-    "rotated_at", "next_rotation_at", "expires_at", "created_at", "description",
+    "rotated_at", "next_rotation_at", "expires_at", "created_at", "description", "administrators", "users", "tags", "rotation_schedule",
 )  # fmt: skip
 
 
@@ -88,7 +89,7 @@ class CsvInput(StrictSerializer):
         max_length=900_000,
         trim_whitespace=False,
         help_text="With a header line. Columns: name, region; and description, external_key_id, administrators, users "
-        "(separated by spaces).",
+        "(separated by spaces), tags (team=pay;env=prod), rotation_schedule (none, inherited, 90d, 6w, 12m, 90d@3/Europe/Berlin).",
     )
     dry_run = StrictBoolean(default=False, help_text="True: check only, and say what each row would do.")
 
@@ -254,8 +255,15 @@ def _lines(rows: Any) -> Iterator[bytes]:
 def _csv(rows: Any) -> Iterator[bytes]:
     yield csv_line(EXPORTED)
     for row in rows.iterator(chunk_size=500):
-        yield csv_line([_cell(getattr(row, name)) for name in EXPORTED])
+        yield csv_line([_cell(name, getattr(row, name)) for name in EXPORTED])
 
 
-def _cell(value: Any) -> Any:
+def _cell(name: str, value: Any) -> Any:
+    """As the table for making keys takes it."""
+    if name == "tags":
+        return bulk.tags_cell(value)
+    if name == "rotation_schedule":
+        return "inherited" if value is None else short_schedule(value)
+    if name in ("administrators", "users"):
+        return " ".join(value)
     return value.isoformat() if isinstance(value, datetime) else value

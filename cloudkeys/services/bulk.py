@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 from uuid import UUID
 
-from cloudkeys import naming
+from cloudkeys import naming, shorthands
 from cloudkeys.models import CloudKey, KeySet, Operation
 from cloudkeys.operations import start_operation
 from cloudkeys.schedules import parse_schedule
@@ -40,8 +40,12 @@ ACTIONS: dict[str, Permission] = {
 MAX_ITEMS = 5000
 # Each row is checked while the caller waits.
 MAX_ROWS = 500
-COLUMNS = ("name", "region", "description", "external_key_id", "administrators", "users")
+COLUMNS = (
+    "name", "region", "description", "external_key_id", "administrators", "users", "tags", "rotation_schedule",
+)  # fmt: skip
 _LISTS = ("administrators", "users")
+UNREAD = "unread"
+"""Stands in a row instead of a cell that could not be read: which, and why. Such a row makes nothing."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,24 @@ def _row(values: dict[str | None, Any], number: int) -> dict[str, Any]:
     for name in _LISTS:
         if name in row:
             row[name] = row[name].split()
+    for name, read in (("tags", read_tags), ("rotation_schedule", shorthands.schedule)):
+        if name in row:
+            try:
+                row[name] = read(row[name])
+            except ValueError as error:
+                row[UNREAD] = {"field": name, "message": str(error)}
+                return row
     return row
+
+
+def read_tags(text: str) -> dict[str, str]:
+    """Tags as a cell holds them, such as team=pay;env=prod. No tag of AWS has a semicolon. Raises ValueError."""
+    return shorthands.tags([item.strip() for item in text.split(";") if item.strip()])
+
+
+def tags_cell(tags: Mapping[str, str]) -> str:
+    """What `read_tags` reads."""
+    return ";".join(f"{name}={value}" for name, value in sorted(tags.items()))
 
 
 @dataclass
@@ -259,6 +280,8 @@ def _check_row(
     key_set: KeySet, number: int, values: dict[str, Any], row_serializer: Any, earlier: _Earlier
 ) -> RowOutcome:
     name = str(values.get("name", ""))[:250]
+    if (unread := values.get(UNREAD)) is not None:
+        return RowOutcome(number, name, False, unread["field"], unread["message"], "Correct the cell.")
     form = row_serializer(data=values)
     if not form.is_valid():
         where, problems = next(iter(form.errors.items()))

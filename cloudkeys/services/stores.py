@@ -285,7 +285,7 @@ def update_store_link(
                 case "connectivity" | "vpc_endpoint_service_name":
                     setattr(link, name, value)
                 case "custom_key_store_id" if not link.linked:
-                    link.custom_key_store_id = value
+                    link.custom_key_store_id = naming.check_custom_key_store_id(value)
                 case _:
                     raise ValidationFailed(
                         "This cannot be changed.", field=name, cure="Delete the store and make another."

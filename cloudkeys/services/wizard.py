@@ -422,7 +422,7 @@ def console_steps(
         ),
         ConsoleStep(
             "Tell Keystead its id",
-            "Copy the custom key store ID into the AWS key store's page here: then commands for keys name it, and the store can be "
+            "Bring the custom key store ID from the AWS console to Keystead: then commands for keys name it, and the store can be "
             "linked later.",
             [("Custom key store ID", custom_key_store_id)] if custom_key_store_id else [],
         ),

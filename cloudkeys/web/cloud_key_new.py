@@ -21,6 +21,7 @@ from cloudkeys.services import bulk, cloud_keys
 from cloudkeys.services.cloud_keys import CloudKeyMade
 from cloudkeys.services.key_views import policy_preview_for
 from cloudkeys.services.principals import pick_principals
+from cloudkeys.services.renderers import short_schedule
 from cloudkeys.services.wizard import expiration_words, schedule_words
 from cloudkeys.web.cloud_keys import HELP
 from cloudkeys.web.key_bulk import read_tags
@@ -288,7 +289,8 @@ class CsvForm(PageForm):
         required=False,
         label="CSV file",
         widget=forms.FileInput(attrs={"accept": ".csv,text/csv"}),
-        help_text=f"With a header line: name, region, and if you like {', '.join(bulk.COLUMNS[2:])}. At most {bulk.MAX_ROWS} rows.",
+        help_text=f"With a header line: name, region, and if you like {', '.join(bulk.COLUMNS[2:])}. At most {bulk.MAX_ROWS} rows. "
+        "Tags as team=pay;env=prod; rotation_schedule as none, inherited, 90d, 6w, 12m or 90d@3/Europe/Berlin.",
     )
     csv = forms.CharField(
         required=False,
@@ -362,12 +364,26 @@ def keys_csv(request: Any, vault: Vault) -> HttpResponse:
             else:
                 context |= {
                     "checked": checked,
-                    "rows": list(zip(checked.outcomes, checked.rows, strict=True)),
+                    "rows": [_shown_row(*pair) for pair in zip(checked.outcomes, checked.rows, strict=True)],
                     "wrong": [outcome for outcome in checked.outcomes if not outcome.ok],
                 }
         if form.errors:
             form.status = 422
     return page(request, "cloudkeys/cloud_keys/csv.html", context, status=form.status)
+
+
+def _shown_row(
+    outcome: bulk.RowOutcome, row: dict[str, Any]
+) -> tuple[bulk.RowOutcome, dict[str, Any], str, str]:
+    """A row as it was understood: with its tags, and its rotation."""
+    schedule = row.get("rotation_schedule")
+    tags = row.get("tags")
+    return (
+        outcome,
+        row,
+        bulk.tags_cell(tags) if isinstance(tags, dict) else "",
+        short_schedule(schedule) if outcome.ok and isinstance(schedule, dict) else "",
+    )
 
 
 def _start(request: Any, values: dict[str, Any]) -> Any:
@@ -388,10 +404,10 @@ def keys_csv_sample(request: Any, vault: Vault) -> HttpResponse:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(bulk.COLUMNS)
-    writer.writerow(["payments-a", "eu-west-1", "Card data", "", "", ""])
+    writer.writerow(["payments-a", "eu-west-1", "Card data", "", "", "", "team=pay;env=prod", "90d"])
     writer.writerow(
         ["payments-b", "eu-west-1", "", "", "arn:aws:iam::111122223333:user/ada",
-         "arn:aws:iam::111122223333:role/app arn:aws:iam::111122223333:role/batch"]
+         "arn:aws:iam::111122223333:role/app arn:aws:iam::111122223333:role/batch", "", "inherited"]
     )  # fmt: skip
     return HttpResponse(
         text.getvalue(),

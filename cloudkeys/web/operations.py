@@ -48,7 +48,7 @@ COLUMNS = (
     Column("by", "Asked for by"),
     Column("created", "Asked for", ordering="created_at"),
     Column("finished", "Ended", ordering="finished_at"),
-    Column("next", "Next try", ordering="next_try_at"),
+    Column("next", "Next try", ordering="next_try_at", shown=False),
     Column("via", "Through", shown=False),
     Column("id", "Id", shown=False),
 )

@@ -219,18 +219,20 @@ def filtered(request: Request, rows: QuerySet[Any], filters: Iterable[Filter]) -
 
 @dataclass(frozen=True)
 class Page:
-    """One page of rows. `next_cursor` is None on the last."""
+    """One page of rows. `next_cursor` is None on the last, `previous_cursor` on the first."""
 
     rows: list[Any]
     next_cursor: str | None
     total: int | None
+    previous_cursor: str | None = None
 
 
-def paginate(request: Request, rows: QuerySet[Any], listing: Listing) -> Page:
+def paginate(request: Request, rows: QuerySet[Any], listing: Listing, *, backwards: bool = False) -> Page:
     """Filter, order and cut `rows` as the request asks. A few queries, however many rows there are.
 
     Keyset pagination: the cursor holds the last row's sort value and primary key, signed, so that rows which come or go
-    elsewhere neither repeat nor hide others.
+    elsewhere neither repeat nor hide others. `backwards` takes the cursor as `previous_cursor` of a page: the rows before it, in the
+    same order. When fewer are left than fill a page, it is the first page.
     """
     rows = filtered(request, rows, listing.filters)
     asked = single(request, "ordering")
@@ -253,12 +255,20 @@ def paginate(request: Request, rows: QuerySet[Any], listing: Listing) -> Page:
 
     cursor = single(request, "cursor")
     after = None if cursor is None else _read_cursor(cursor, ordering)
+    if backwards and after is not None:
+        found = _rows_before(rows, path, descending, after, limit + 1, listing)
+        if len(found) > limit:
+            found = found[1:]
+            first, last = (_write_cursor(row, path, ordering) for row in (found[0], found[-1]))
+            return Page(found, last, total, first)
+        after = None
     found = _page_rows(rows, path, descending, after, limit + 1, listing)
     next_cursor = None
     if len(found) > limit:
         found = found[:limit]
         next_cursor = _write_cursor(found[-1], path, ordering)
-    return Page(found, next_cursor, total)
+    previous = _write_cursor(found[0], path, ordering) if found and after is not None else None
+    return Page(found, next_cursor, total, previous)
 
 
 def _limit(request: Request, listing: Listing) -> int:
@@ -307,6 +317,31 @@ def _page_rows(
             empty = empty.filter(**{f"pk__{'lt' if descending else 'gt'}": after[1]})
         found += _fetch(empty.order_by("-pk" if descending else "pk"), count - len(found), listing)
     return found
+
+
+def _rows_before(
+    rows: QuerySet[Any],
+    path: str,
+    descending: bool,
+    before: tuple[Any, Any],
+    count: int,
+    listing: Listing,
+) -> list[Any]:
+    """The last `count` of the rows before the cursor, in the order of _page_rows: those without a value (NULL) stand last there."""
+    value, key = before
+    by_key = path in ("pk", rows.model._meta.pk.name)  # type: ignore[union-attr]
+    nullable = not by_key and _model_field(rows.model, path).null
+    sign, found = ("" if descending else "-"), []
+    filled = rows.filter(**{f"{path}__isnull": False}) if nullable else rows
+    if value is None and nullable:
+        empty = rows.filter(**{f"{path}__isnull": True, f"pk__{'gt' if descending else 'lt'}": key})
+        found = _fetch(empty.order_by(f"{sign}pk"), count, listing)
+    else:
+        filled = filled.filter(_after(path, not descending, value, key, by_key=by_key))
+    if len(found) < count:
+        order = [f"{sign}pk"] if by_key else [sign + path, f"{sign}pk"]
+        found += _fetch(filled.order_by(*order), count - len(found), listing)
+    return found[::-1]
 
 
 def _fetch(rows: QuerySet[Any], count: int, listing: Listing) -> list[Any]:

@@ -54,6 +54,17 @@ def health(level: str, words: str) -> SafeString:
     return format_html('<span class="health {}">{}</span>', level, words)
 
 
+@register.simple_tag(takes_context=True)
+def own_frame(context: Any) -> str:
+    """What page.html needs, on a page whose view is not ours (django-allauth's)."""
+    from vault.web.frame import shell, web_actor
+
+    request = context["request"]
+    actor = web_actor(request)
+    context.update({"actor": actor, "vault": None, "shell": shell(request, actor)})
+    return ""
+
+
 @register.simple_tag
 def simulated() -> SafeString:
     """The mark of everything that lives in the bundled AWS simulator."""

@@ -73,6 +73,7 @@ class ListPage:
     search: str
     kept: list[tuple[str, str]]
     next_url: str
+    previous_url: str
     first_url: str
     query: str
     error: str = ""
@@ -147,15 +148,19 @@ def read_list(
         if name in names or name in ("cursor", "ordering", "limit"):
             known.setlist(name, [value.strip() for value in values])
     found_rows: list[Any] = []
-    next_cursor, count, error, cure = None, None, "", ""
+    next_cursor, previous_cursor, count, error, cure = None, None, None, "", ""
     try:
-        found = paginate(_Query(request, known, total), rows, listing)  # type: ignore[arg-type]
+        asked: Any = _Query(request, known, total)
+        found = paginate(asked, rows, listing, backwards="back" in given)
         found_rows, next_cursor, count = found.rows, found.next_cursor, found.total
+        previous_cursor = found.previous_cursor
     except ApiError as refused:
         error = str(refused).removeprefix("Query parameter ")
         cure = "Take the filter away, or correct it in the address."
     at = given.get("at", "")
-    start = int(at) if at.isascii() and at.isdigit() and len(at) < 9 and "cursor" in given else 0
+    start = int(at) if at.isascii() and at.isdigit() and len(at) < 9 and previous_cursor else 0
+    limit = given.get("limit", "")
+    size = int(limit) if limit.isascii() and limit.isdigit() and len(limit) < 5 else listing.default_limit
     menu_list = [(menu, given.getlist(menu.name)) for menu in menus if menu.name in names]
     ordering = given.get("ordering", listing.default_ordering)
     return ListPage(
@@ -171,9 +176,14 @@ def read_list(
         chips=_chips(given, names, {menu.name: menu for menu, _ in menu_list}),
         search=given.get("search", ""),
         kept=[(n, v) for n, vs in given.lists() if n in names | {"ordering"} for v in vs],
-        next_url=_with(given, cursor=next_cursor, at=str(start + len(found_rows))) if next_cursor else "",
-        first_url=_with(given, cursor=None, at=None) if "cursor" in given else "",
-        query=_with(given, cursor=None, at=None, restore=None).removeprefix("?"),
+        next_url=_with(given, cursor=next_cursor, at=str(start + len(found_rows)), back=None)
+        if next_cursor
+        else "",
+        previous_url=_with(given, cursor=previous_cursor, at=str(max(0, start - size)), back="1")
+        if previous_cursor
+        else "",
+        first_url=_with(given, cursor=None, at=None, back=None) if "cursor" in given else "",
+        query=_with(given, cursor=None, at=None, back=None, restore=None).removeprefix("?"),
         error=error,
         cure=cure,
         searchable="search" in names,
@@ -209,7 +219,7 @@ def _head(given: QueryDict, column: Column, ordering: str, listing: Listing) -> 
         return Head(column, "", "")
     now = {column.ordering: "ascending", f"-{column.ordering}": "descending"}.get(ordering, "")
     then = f"-{column.ordering}" if now == "ascending" else column.ordering
-    return Head(column, _with(given, ordering=then, cursor=None, at=None), now)
+    return Head(column, _with(given, ordering=then, cursor=None, at=None, back=None), now)
 
 
 def _chips(given: QueryDict, names: set[str], menus: dict[str, FilterMenu]) -> list[Chip]:
@@ -229,6 +239,7 @@ def _chips(given: QueryDict, names: set[str], menus: dict[str, FilterMenu]) -> l
                 without.pop(name, None)
             without.pop("cursor", None)
             without.pop("at", None)
+            without.pop("back", None)
             found.append(Chip(label, labels.get(value, value), f"?{without.urlencode()}"))
     return found
 

@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 
 from django import forms
 from django.forms.utils import flatatt
-from django.http import HttpResponse
+from django.http import HttpResponse, HttpResponseNotAllowed
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -18,7 +18,7 @@ from vault.permissions import Permission
 from vault.services import second_factor, users, vaults
 from vault.services.preferences import preferences_of, update_preferences
 from vault.web.forms import PageForm, submit
-from vault.web.frame import Can, can, done, page, person_page, vault_page
+from vault.web.frame import Can, can, done, keep_looks, page, person_page, vault_page
 from vault.web.people import with_factor
 
 HELP = {
@@ -166,13 +166,10 @@ def preferences_page(request: Any, url: str, template: str, context: dict[str, A
     user = request.actor.user
     wishes = preferences_of(user)
     names = ("theme", "density", "attention_mail")
-    seen = {"theme": request.COOKIES.get(THEME_COOKIE) or wishes.theme}
-    seen["density"] = request.COOKIES.get(DENSITY_COOKIE) or wishes.density
     initial = {
         "name": user.name,
         "time_zone": user.time_zone,
         **{name: getattr(wishes, name) for name in names},
-        **seen,
     }
     form = PreferencesForm(request.POST or None, initial=initial)
     if request.method == "POST":
@@ -189,8 +186,25 @@ def preferences_page(request: Any, url: str, template: str, context: dict[str, A
     return page(request, template, {**context, "form": form}, status=form.status)
 
 
+@person_page
+def looks(request: Any) -> HttpResponse:
+    """POST /accounts/looks/: theme and density, as the menu of one's account sends them (vault/static/vault/js/theme.js)."""
+    if request.method != "POST":
+        return HttpResponseNotAllowed(["POST"])
+    theme = request.POST.get("theme", "") or UserPreferences.Theme.SYSTEM
+    density = request.POST.get("density", "") or UserPreferences.Density.COMFORTABLE
+    wishes = update_preferences(request.actor, theme=theme, density=density)
+    response = HttpResponse(status=204)
+    remember_looks(request, response, wishes)
+    return response
+
+
 def remember_looks(request: Any, response: HttpResponse, wishes: UserPreferences) -> None:
-    """Put theme and density into the cookies that pages are drawn by; vault/static/vault/js/theme.js writes the same two."""
+    """Put theme and density into the session, and into the cookies by which the pages before sign-in are drawn.
+
+    vault/static/vault/js/theme.js writes the same two cookies.
+    """
+    keep_looks(request, wishes.theme, wishes.density)
     for name, value, usual in (
         (THEME_COOKIE, wishes.theme, UserPreferences.Theme.SYSTEM),
         (DENSITY_COOKIE, wishes.density, UserPreferences.Density.COMFORTABLE),

@@ -197,6 +197,7 @@ def _sample_list(now: Any, rows: list[Any] | None = None, chips: list[Chip] | No
         search="",
         kept=[],
         next_url="?",
+        previous_url="",
         first_url="",
         query="",
         selectable=True,

@@ -22,6 +22,7 @@ _A = "appliance/accounts/<uuid:user_id>/"
 urlpatterns = [
     path("", home.home, name="home"),
     path("accounts/profile/", settings.account, name="account"),
+    path("accounts/looks/", settings.looks, name="looks"),
     path("accounts/tokens/", tokens.token_list, name="tokens"),
     path("accounts/tokens/new/", tokens.token_create, name="token-create"),
     path("accounts/tokens/<uuid:token_id>/revoke/", tokens.token_revoke, name="token-revoke"),

@@ -179,14 +179,37 @@ def link_edit(request: Any, vault: Vault, store_id: UUID, link_id: UUID) -> Http
     )
 
 
-@vault_page(VIEW, methods=("GET", "HEAD"))
+class StoreIdForm(PageForm):
+    """The id that the AWS console has given the key store."""
+
+    custom_key_store_id = forms.CharField(
+        max_length=64,
+        label="Custom key store id",
+        help_text="cks-..., as the AWS console shows it once the key store is made. The commands here, and on the pages of its keys, are "
+        "then complete.",
+    )
+
+
+@vault_page(VIEW)
 def link_steps(request: Any, vault: Vault, store_id: UUID, link_id: UUID) -> HttpResponse:
-    """GET /v/<id>/stores/<store>/regions/<link>/steps/"""
+    """GET, POST /v/<id>/stores/<store>/regions/<link>/steps/: the steps, and where the id that they yield is brought back."""
     store = find_store(request, vault, store_id)
     link = _find(request, vault, store_id, link_id, VIEW)
-    steps = console_steps_of(request.actor, link.pk)
-    context = {**store_context(request, store, ""), "link": link, "steps": steps, "help": HELP}
-    return page(request, "xks/stores/steps.html", context)
+    initial = {"custom_key_store_id": link.custom_key_store_id, "revision": link.revision}
+    form = StoreIdForm(request.POST or None, initial=initial)
+    if request.method == "POST":
+        _find(request, vault, store_id, link_id)
+
+        def save(values: dict[str, Any]) -> stores.LinkAdded:
+            return stores.update_store_link(request.actor, link.pk, values, expected_revision=form.expected)
+
+        if submit(request, form, save, target=link) is not None:
+            return done(request, request.path, "Saved: the commands below hold the id now.")
+        link.refresh_from_db()
+    context = {**store_context(request, store, ""), "link": link, "help": HELP}
+    context["steps"] = console_steps_of(request.actor, link.pk)
+    context["form"] = form if context["can_manage"] and not link.linked else None
+    return page(request, "xks/stores/steps.html", context, status=form.status)
 
 
 @dataclass(frozen=True)

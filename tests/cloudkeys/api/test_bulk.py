@@ -116,7 +116,15 @@ def test_an_export_is_no_formula(cast: Cast) -> None:
     owner, key_set = cast.actor("owner"), owned_key_set(cast)
     new_key(owner, key_set, name="-a", description='=HYPERLINK("http://x","y")')
     new_key(owner, key_set, name="b", description="@SUM(1)")
-    new_key(owner, key_set, name="c", description='a "quoted", text\nwith lines')
+    schedule = {"kind": "every", "every": 90, "unit": "days"}
+    new_key(
+        owner,
+        key_set,
+        name="c",
+        description='a "quoted", text\nwith lines',
+        tags={"team": "pay", "env": "x y"},
+        rotation_schedule=schedule,
+    )
     response = cast.api("auditor").get(EXPORT, **{"as": "csv"})
     assert response.headers["Content-Type"] == "text/csv; charset=utf-8"
     assert response.headers["Content-Disposition"] == 'attachment; filename="cloud-keys.csv"'
@@ -126,6 +134,8 @@ def test_an_export_is_no_formula(cast: Cast) -> None:
     assert found[1]["description"] == "'@SUM(1)"
     assert found[2]["description"] == 'a "quoted", text\nwith lines'
     assert found[2]["key_set"] == "pay-hyok"
+    assert (found[2]["tags"], found[2]["rotation_schedule"]) == ("env=x y;team=pay", "90d@3/UTC")
+    assert (found[1]["tags"], found[1]["rotation_schedule"]) == ("", "inherited")
 
 
 def test_json_lines_hold_what_the_list_holds(cast: Cast) -> None:

@@ -9,6 +9,7 @@ from django.test.utils import CaptureQueriesContext
 from cloudkeys.api.key_shapes import KeyFieldsInput
 from cloudkeys.models import CloudKey, KeySet
 from cloudkeys.services import bulk
+from cloudkeys.services.renderers import short_schedule
 from tests.cloudkeys.crashing import run_to_end
 from tests.cloudkeys.world import new_key
 from vault.actors import Actor
@@ -41,6 +42,39 @@ def test_rows_clash_with_keys_and_with_one_another(owner: Actor, key_set: KeySet
         (False, "external_key_id"),
     ]
     assert CloudKey.objects.filter(kind="USER").count() == 1
+
+
+@pytest.mark.django_db
+def test_rows_have_tags_and_a_schedule(owner: Actor, key_set: KeySet) -> None:
+    text = (
+        "name,region,tags,rotation_schedule\n"
+        "a,eu-west-1,team=pay; env=a=b,90d@4/Europe/Berlin\n"
+        "b,eu-west-1,,inherited\n"
+        "c,eu-west-1,team,\n"
+        "d,eu-west-1,aws:x=1,\n"
+        "e,eu-west-1,,often\n"
+        'f,eu-west-1,,"{""kind"": ""every""}"\n'
+    )
+    checked = bulk.check_csv(owner, key_set.pk, text, KeyFieldsInput)
+    assert [(row.ok, row.field) for row in checked.outcomes] == [
+        (True, ""),
+        (True, ""),
+        (False, "tags"),
+        (False, "tags.aws:x"),
+        (False, "rotation_schedule"),
+        (False, "rotation_schedule.unit"),
+    ]
+    assert checked.rows[0]["tags"] == {"team": "pay", "env": "a=b"}
+    assert bulk.read_tags(bulk.tags_cell(checked.rows[0]["tags"])) == {"team": "pay", "env": "a=b"}
+    values = {
+        "kind": "every",
+        "every": 90,
+        "unit": "days",
+        "hour": 4,
+        "time_zone": "Europe/Berlin",
+    }
+    assert checked.rows[0]["rotation_schedule"] == values
+    assert short_schedule(values) == "90d@4/Europe/Berlin"
 
 
 @pytest.mark.django_db

@@ -445,6 +445,10 @@ def test_a_file_is_checked_before_anything_is_made(cast: Cast, keys: list[CloudK
         owner.send(url, key_set=str(key_set.pk), csv="name,region\napple,eu-west-1\n", make="1").status_code
         == 422
     )
+    odd = 'name,region,tags,rotation_schedule\nnew-c,eu-west-1,team=pay,90d\nnew-d,eu-west-1,no,"{""kind"": ""every""}"\n'
+    text = text_of(owner.send(url, key_set=str(key_set.pk), csv=odd))
+    assert "team=pay · 90d" in text
+    assert "tags: 'no' is no NAME=VALUE." in text
     good = "name,region\nnew-a,eu-west-1\nnew-b,eu-west-1\n"
     assert "All 2 rows can be made" in text_of(owner.send(url, key_set=str(key_set.pk), csv=good))
     assert not Operation.objects.filter(kind="cloud_keys.csv_create").exists()

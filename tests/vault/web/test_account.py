@@ -9,6 +9,7 @@ from typing import Any
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.core import mail
+from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
 
@@ -78,6 +79,11 @@ def test_a_demanded_second_factor_is_set_up_and_asked_for(cast: Cast) -> None:
     assert client.get(people).status_code == 302
     assert client.post(set_up, {"code": code_of(secret[1])}).status_code == 302
     assert client.get(people).status_code == 200
+    # The code that set it up is used up.
+    early, _ = sign_in("colleague@example.com", PASSWORD)
+    assert early.post(reverse("mfa_authenticate"), {"code": code_of(secret[1])}).status_code == 200
+    assert early.get(people).status_code == 302
+    cache.clear()  # as the next half minute does
     kinds = set(Authenticator.objects.filter(user=cast.users["colleague"]).values_list("type", flat=True))
     assert kinds == {"totp", "recovery_codes"}
     codes = text_of(client.get(reverse("mfa_view_recovery_codes")))
@@ -106,7 +112,22 @@ def test_the_pages_of_the_second_factor_open(cast: Cast) -> None:
         assert answer.status_code == 200, name
         html = answer.content.decode()
         assert html.count("<h1") == 1, name
+        assert html.count('aria-label="Your account"') == 1, name
         assert not re.search(r"<style|\sstyle=|\son\w+=|<script(?![^>]+(src=|application/json))", html), name
+
+
+def test_looks_are_the_persons_in_every_browser(cast: Cast) -> None:
+    first, _ = sign_in("owner@example.com", PASSWORD)
+    assert first.get("/accounts/looks/").status_code == 405
+    assert first.post("/accounts/looks/", {"theme": "neon"}).status_code >= 400
+    assert first.post("/accounts/looks/", {"theme": "dark", "density": "compact"}).status_code == 204
+    second, _ = sign_in("owner@example.com", PASSWORD)
+    for client in (first, second):
+        html = client.get("/accounts/profile/").content.decode()
+        assert 'data-theme="dark" data-density="compact"' in html
+    assert second.post("/accounts/looks/", {"theme": "", "density": ""}).status_code == 204
+    assert "data-theme" not in second.get("/accounts/profile/").content.decode().split("<head>")[0]
+    assert Client().post("/accounts/looks/", {"theme": "dark"}).status_code == 302
 
 
 def test_tabs_of_the_account(cast: Cast) -> None:

@@ -56,8 +56,8 @@ class World:
         journal._close_file()
         Journals("node-1", self.folder).tend(set())
 
-    def prove(self) -> Proof:
-        return prove_disable(self.cast.actor("owner"), self.key.pk, self.journal)
+    def prove(self, seconds: float | None = None) -> Proof:
+        return prove_disable(self.cast.actor("owner"), self.key.pk, self.journal, seconds=seconds)
 
 
 @pytest.fixture
@@ -197,6 +197,14 @@ def test_another_host_that_has_not_shipped_is_a_gap(world: World) -> None:
     shutil.rmtree(world.folder)
     proof = world.prove()
     assert (proof.verdict, "still written to" in proof.gaps[0]) == ("INCOMPLETE", True)
+
+
+def test_a_reading_that_is_cut_short_proves_nothing(world: World) -> None:
+    world.record((world.generation, "DISABLED", world.confirmed_at + SECOND))
+    assert world.prove(60).verdict == "PROVEN"
+    cut = world.prove(0)
+    assert (cut.verdict, cut.segments) == ("INCOMPLETE", 0)
+    assert "keystead audit prove-disable reads them all" in cut.gaps[-1]
 
 
 def test_never_disabled(cast: Cast, data_dir: Path) -> None:

@@ -171,6 +171,20 @@ def test_a_region_is_added_once_and_its_steps_shown(cast: Cast, store: XksKeySto
     steps = text_of(owner.get(made["Location"]))
     assert "https://xks.example.com" in steps
     assert "eu-central-1" in steps
+    # The id that AWS gives is brought back where the steps say so.
+    assert "--custom-key-store-id <custom key store id>" in steps
+    wrong = owner.send(made["Location"], custom_key_store_id="store 1")
+    assert (wrong.status_code, b'value="store 1"' in wrong.content) == (422, True)
+    seen = owner.hidden(made["Location"])
+    assert owner.send(made["Location"], seen, custom_key_store_id="cks-1234567890abcdef0").status_code == 303
+    assert "--custom-key-store-id cks-1234567890abcdef0" in text_of(owner.get(made["Location"]))
+    late = owner.send(made["Location"], {**seen, "once": "another"}, custom_key_store_id="cks-2")
+    assert late.status_code == 412
+    auditor = Browser(cast, "auditor")
+    assert b"store-id-form" not in auditor.get(made["Location"]).content
+    assert auditor.send(made["Location"], seen, custom_key_store_id="cks-3").status_code == 403
+    link.refresh_from_db()
+    assert link.custom_key_store_id == "cks-1234567890abcdef0"
 
 
 def test_verbs_begin_an_operation_that_the_page_follows(cast: Cast, store: XksKeyStore) -> None:

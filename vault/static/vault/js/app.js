@@ -6,6 +6,7 @@ import "./toast.js";
 import "./copy.js";
 import "./drafts.js";
 import "./live.js";
+import "./stack.js";
 import "./table.js";
 import "./palette.js";
 import "./picker.js";

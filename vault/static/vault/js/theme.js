@@ -1,9 +1,19 @@
 // Theme and density: cookies, so that the server renders the right one and nothing flashes.
+import { toast } from "./toast.js";
+
 const root = document.documentElement;
 
 function remember(name, value) {
   const secure = location.protocol === "https:" ? "; Secure" : "";
   document.cookie = value ? `${name}=${value}; Path=/; Max-Age=31536000; SameSite=Lax${secure}` : `${name}=; Path=/; Max-Age=0; SameSite=Lax${secure}`;
+}
+
+// With the person too, so that another browser draws the same.
+async function keep() {
+  const headers = { "X-CSRFToken": document.querySelector("meta[name=csrf-token]")?.content ?? "" };
+  const body = new URLSearchParams({ theme: root.dataset.theme ?? "", density: root.dataset.density ?? "" });
+  const answer = await fetch("/accounts/looks/", { method: "POST", headers, body }).catch(() => null);
+  if (!answer?.ok) toast("error", "Your choice could not be kept: it holds on this page only.");
 }
 
 function show() {
@@ -26,7 +36,10 @@ document.addEventListener("click", (event) => {
     else delete root.dataset.density;
     remember("keystead-density", density.dataset.densityChoice);
   }
-  if (theme || density) show();
+  if (theme || density) {
+    show();
+    keep();
+  }
 });
 show();
 
