@@ -238,9 +238,8 @@ static int take_error(const char *function, ulong_t *code)
 }
 
 /* What befalls a call that returns data, beside its own result. */
-static ulong_t befall(const char *function, ulong_t code)
+static ulong_t befall(const char *function, ulong_t code, orders_t o)
 {
-    orders_t o = now();
     if (o.crash)
         raise(SIGSEGV); /* as a faulty module ends its process */
     while (o.hang) {
@@ -487,7 +486,7 @@ static ulong_t C_Encrypt(ulong_t session, byte_t *data, ulong_t size, byte_t *ou
         return mapped(&o, code);
     if (code == OK && o.corrupt)
         out[0] ^= 1;
-    return befall("C_Encrypt", code);
+    return befall("C_Encrypt", code, o);
 }
 
 static ulong_t C_DecryptInit(ulong_t session, mechanism_t *how, ulong_t key)
@@ -514,7 +513,7 @@ static ulong_t C_Decrypt(ulong_t session, byte_t *data, ulong_t size, byte_t *ou
     code = REAL(Decrypt, (ulong_t, byte_t *, ulong_t, byte_t *, ulong_t *), (session, data, size, out, length));
     if (out == NULL || code == BUFFER_TOO_SMALL)
         return mapped(&o, code);
-    return befall("C_Decrypt", code);
+    return befall("C_Decrypt", code, o);
 }
 
 static ulong_t C_GenerateRandom(ulong_t session, byte_t *out, ulong_t size)
@@ -522,7 +521,7 @@ static ulong_t C_GenerateRandom(ulong_t session, byte_t *out, ulong_t size)
     orders_t o = now();
     if (o.gone)
         return TOKEN_NOT_PRESENT;
-    return befall("C_GenerateRandom", REAL(GenerateRandom, (ulong_t, byte_t *, ulong_t), (session, out, size)));
+    return befall("C_GenerateRandom", REAL(GenerateRandom, (ulong_t, byte_t *, ulong_t), (session, out, size)), o);
 }
 
 static ulong_t C_WrapKey(ulong_t session, mechanism_t *how, ulong_t wrapping, ulong_t key, byte_t *out, ulong_t *length)
