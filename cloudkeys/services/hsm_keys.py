@@ -7,7 +7,7 @@ from base64 import b64decode
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import IntegrityError
 from django.db.models import Q
@@ -217,13 +217,14 @@ def _find(connection: HsmConnection, label: str, cka_id: str) -> bytes:
             field="cka_id",
             cure=f"Give one of {', '.join(ids)}.",
         )
-    if not ids[0]:
-        raise ValidationFailed(
-            "This key has no CKA_ID, by which it could be found again.",
-            field="key_label",
-            cure="Set one with the vendor's tool (16 random bytes), and try again.",
-        )
-    return bytes.fromhex(ids[0])
+    # AWS's instructions make keys without CKA_ID: such a key is given one. Again where an earlier try got half way.
+    found = bytes.fromhex(ids[0]) or uuid4().bytes
+    if not cka_id:
+        for member in connection.members.order_by("position"):
+            group.hold({str(member.pk)}).call(
+                wire.Identify(0, label, found), deadline=wire.boot_clock() + CALL_S
+            )
+    return found
 
 
 def _check_attributes(connection: HsmConnection, key: bytes) -> list[str]:

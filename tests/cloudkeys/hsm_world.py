@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from cloudkeys.services import protection
 from hsm import wire
-from hsm.base import DataInvalid, HsmError, HsmUnavailable, KeyNotFound, ResidentCiphertext
+from hsm.base import DataInvalid, HsmError, HsmUnavailable, KeyAmbiguous, KeyNotFound, ResidentCiphertext
 from vault import hsm as hsms
 from vault.models import HsmConnection, HsmKey, HsmKeyPlacement, HsmMember, Vault
 
@@ -47,9 +47,9 @@ class FakeHsms:
             made.vaults.add(vault)
         return made
 
-    def put(self, label: str, **attributes: Any) -> bytes:
-        """A key that somebody else made; returns its CKA_ID."""
-        key = os.urandom(16)
+    def put(self, label: str, *, nameless: bool = False, **attributes: Any) -> bytes:
+        """A key that somebody else made; returns its CKA_ID, of which a nameless one has none."""
+        key = b"" if nameless else os.urandom(16)
         self.keys[key] = os.urandom(32)
         self.labels.setdefault(label, []).append(key)
         self.attributes[key] = {**GOOD, **attributes}
@@ -113,6 +113,13 @@ class FakeHsms:
                 return wire.Done(0, data=os.urandom(count))
             case wire.FindByLabel(label=label):
                 return wire.Done(0, info={"keys": [key.hex() for key in self.labels.get(label, [])]})
+            case wire.Identify(label=label, key=key) if len(self.labels.get(label, [])) == 1:
+                [held] = self.labels[label]
+                if held not in (b"", key):
+                    raise KeyAmbiguous("it has a CKA_ID already")
+                self.labels[label] = [key]
+                self.keys[key], self.attributes[key] = self.keys.pop(held), self.attributes.pop(held)
+                return wire.Done(0, info=self.attributes[key])
             case wire.Describe(key=key) if key in self.attributes:
                 return wire.Done(0, info=self.attributes[key])
         raise KeyNotFound("no such key")

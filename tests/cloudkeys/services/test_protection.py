@@ -381,6 +381,18 @@ def adopt(actor: Actor, key_set: KeySet, **more: Any) -> hsm_keys.Adopted:
     return hsm_keys.adopt_cloud_key(actor, key_set.pk, **values)
 
 
+def test_a_key_that_was_made_without_cka_id_is_given_one(
+    cast: Cast, hsms: FakeHsms, hsm: HsmConnection
+) -> None:
+    key_set = make_set(cast, "hsm-resident")
+    hsms.put("foo", nameless=True)
+    made = adopt(cast.actor("appliance"), key_set)
+    first = made.key.versions.get(number=1)
+    assert first.hsm_key is not None
+    assert len(first.hsm_key.cka_id) == 32
+    assert hsms.labels["foo"] == [bytes.fromhex(first.hsm_key.cka_id)]
+
+
 def test_adopted_key_reads_and_a_new_one_encrypts(cast: Cast, hsms: FakeHsms, hsm: HsmConnection) -> None:
     key_set = make_set(cast, "hsm-resident")
     inside = hsms.put("foo")
