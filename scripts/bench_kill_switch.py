@@ -40,10 +40,10 @@ class KillInstance(Instance):
 
     deaf = False
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *command: str) -> None:
         """Start it; a deaf agent is this program."""
         if name != "agent" or not self.deaf:
-            super().start(name)
+            super().start(name, *command)
             return
         with (self.folder / "agent.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
