@@ -38,6 +38,8 @@ log = logging.getLogger("keystead.hsm")
 
 SHARES: Final = 3
 """An attempt gets the request's time divided by this, so that one failover fits in any case."""
+PATIENCE_S: Final = 0.02
+"""A time-out after less than this says that the request came late, and nothing of the member."""
 LACKING_S: Final = 30.0
 """A member that did not find a key is asked last for it for so long."""
 _MOST_LACKING: Final = 10_000
@@ -175,8 +177,16 @@ class _Routes(Generic[M]):
         held.in_flight -= 1
         held.breaker.abandoned(ticket)
 
-    def failed(self, held: _Held[M], ticket: int, key: bytes, error: HsmError, now: float) -> None:
-        """Take note of an attempt's error. Raises it again where another member would say the same."""
+    def failed(
+        self, held: _Held[M], ticket: int, key: bytes, error: HsmError, now: float, given: float
+    ) -> None:
+        """Take note of the error of an attempt that had so many seconds.
+
+        Raises it again where another member would say the same.
+        """
+        if isinstance(error, HsmTimeout) and given < PATIENCE_S:
+            self.abandoned(held, ticket)
+            return
         if isinstance(error, HsmUnavailable | HsmAuthenticationFailed):
             held.in_flight -= 1
             held.message = str(error)
@@ -336,10 +346,11 @@ class AsyncGroup:
             if ticket is None:
                 continue
             tried += 1
+            given = left if place == len(order) else min(share, left)
             try:
-                result = await attempt(held.member, left if place == len(order) else min(share, left))
+                result = await attempt(held.member, given)
             except HsmError as error:
-                routes.failed(held, ticket, key, error, clock())
+                routes.failed(held, ticket, key, error, clock(), given)
                 errors.append(error)
             except BaseException:
                 routes.abandoned(held, ticket)
@@ -427,11 +438,12 @@ class SyncGroup:
             if ticket is None:
                 continue
             tried += 1
+            given = left if place == len(order) else min(share, left)
             try:
-                result = attempt(held.member, left if place == len(order) else min(share, left))
+                result = attempt(held.member, given)
             except HsmError as error:
                 with self._lock:
-                    routes.failed(held, ticket, key, error, clock())
+                    routes.failed(held, ticket, key, error, clock(), given)
                 errors.append(error)
             except BaseException:
                 with self._lock:

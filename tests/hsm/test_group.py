@@ -303,6 +303,15 @@ def test_a_busy_member_is_not_left_alone(world):
     assert world.states()["a"] == "closed"
 
 
+def test_requests_that_come_late_say_nothing_of_a_member(world):
+    world["a"].takes = world["b"].takes = 0.015
+    for _ in range(FAILURES * 2):
+        with pytest.raises(HsmTimeout):
+            world.encrypt(budget_s=0.012)
+    assert set(world.states().values()) == {"closed"}
+    assert world.encrypt() == "a"
+
+
 def test_it_returns_by_itself(world):
     open_a(world)
     world["a"].fault = None

@@ -7,9 +7,10 @@ import asyncio
 import time
 
 import pytest
+import uvloop
 
 from hsm.breaker import LONGEST_WAIT_S
-from tests.hsm.devices import workshop
+from tests.hsm.devices import KEY, workshop
 from tests.hsm.load import closed_loop, group_of, lose_preferred, open_loop, start, until
 
 pytestmark = pytest.mark.slow
@@ -126,3 +127,22 @@ async def test_a_slow_token_answers_many_at_a_time(shop):
         assert run.errors == []
         # One at a time there would be under a hundred: each request takes the token 10 ms, its self-decrypt included.
         assert run.rate > 200
+
+
+def test_answers_that_came_while_we_were_stopped_are_no_timeouts(shop):
+    async def ask(member):
+        await member.encrypt(KEY, b"x", b"", verify=True, timeout_s=5)  # connected
+        tasks = [
+            asyncio.create_task(member.encrypt(KEY, b"x", b"", verify=True, timeout_s=0.2)) for _ in range(20)
+        ]
+        await asyncio.sleep(0)  # they are sent
+        await asyncio.sleep(0)
+        time.sleep(0.4)  # noqa: ASYNC251 - the loop stands still, as on a machine that is full
+        made = await asyncio.gather(*tasks)
+        await member.close()
+        return made
+
+    with shop.devices("a") as [device]:
+        device.start()
+        for run in (asyncio.run, uvloop.run):
+            assert len(run(ask(device.async_member()))) == 20
