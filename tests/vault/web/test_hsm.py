@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,13 +14,16 @@ from django.utils import timezone
 from hsm import documented
 from tests.cast import WHO, Cast
 from tests.web import Browser, text_of
+from vault.fields import WrappedBlob
 from vault.hsm_attention import hsm_items, vault_hsm_items
 from vault.hsm_modules import ALLOWED_VARIABLES
-from vault.models import AuditEvent, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember
+from vault.models import AuditEvent, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember, Vault
+from vault.rewrap import RewrapRefused
 from vault.web.hsm_forms import VENDORS, MemberLine, read_environment, read_members
 
 LIST = "/appliance/hsms/"
 NEW = "/appliance/hsms/new/"
+ROOT = "/appliance/hsms/root-key/"
 PIN = "93-the-pin-71"
 PROFILE = {
     "vendor": "luna",
@@ -81,7 +85,7 @@ def at(name: str, row: HsmConnection, *more: str) -> str:
 @pytest.mark.parametrize("who", WHO)
 def test_only_the_appliance_admin_sees_them(cast: Cast, who: str) -> None:
     row = new_hsm(cast)
-    pages = [LIST, NEW, at("hsm", row), at("hsm-edit", row), at("hsm-pin", row), at("hsm-delete", row)]
+    pages = [LIST, NEW, ROOT, at("hsm", row), at("hsm-edit", row), at("hsm-pin", row), at("hsm-delete", row)]
     pages += [at("hsm-tab", row, tab) for tab in ("capabilities", "keys", "audit")]
     browser = Browser(cast, who)
     for url in pages:
@@ -393,3 +397,45 @@ def test_the_palette_finds_them_for_the_appliance_admin_alone(cast: Cast) -> Non
     assert url in Browser(cast, "appliance").get("/palette/", q="frankf").content.decode()
     assert url not in Browser(cast, "owner").get("/palette/", q="frankf").content.decode()
     assert "Connect HSM" in text_of(Browser(cast, "appliance").get("/palette/", q="connect"))
+
+
+def test_the_root_key_page_says_where_it_is_and_where_it_may_go(cast: Cast) -> None:
+    stored = new_hsm(cast, "stored")
+    able = new_hsm(cast, "able", pin_source="external")
+    down = new_hsm(cast, "down", pin_source="external")
+    down.members.filter(position=1).update(state="UNAVAILABLE")  # type: ignore[attr-defined]
+    admin = Browser(cast, "appliance")
+    words = text_of(admin.get(ROOT))
+    for expected in ("In a file", "Its PIN is kept here", "Not all of its members serve", "Yes"):
+        assert expected in words, expected
+    for row in (stored, down):
+        assert admin.get(at("hsm-root-key-move", row)).status_code == 303
+    asked = text_of(admin.get(at("hsm-root-key-move", able)))
+    assert "HSM lost without a backup: every vault is lost" in asked
+
+
+def test_a_move_of_the_root_key_is_shown_as_far_as_it_is(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
+    able = new_hsm(cast, "able", pin_source="external")
+    admin = Browser(cast, "appliance")
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise RewrapRefused("The HSM did not answer.", "See to it.")
+
+    monkeypatch.setattr("vault.services.root_key_move.move_root_to_hsm", refuse)
+    refused = admin.send(at("hsm-root-key-move", able), typed_name="able")
+    assert refused.status_code == 409
+    assert "The HSM did not answer." in text_of(refused)
+    assert "move again to go on" in text_of(refused)
+    # As a kill in the midst leaves it: one key is under the new root.
+    key = new_key(able, None, on=2, purpose="root", label="keystead-root")
+    kek = bytes(Vault.objects.values_list("kek_blob", flat=True).get(pk=cast.vault.pk))
+    Vault.objects.filter(pk=cast.vault.pk).update(kek_blob=WrappedBlob(kek[:2] + key.pk.bytes + kek[18:]))
+    part = admin.get(ROOT, target="standing")
+    assert b"hx-get" in part.content
+    assert "A move is unfinished" in text_of(part)
+    assert "able" in text_of(part)
+    assert "Go on" in text_of(admin.get(ROOT))
+    monkeypatch.setattr(
+        "vault.services.root_key_move.move_root_to_hsm", lambda row, actor: SimpleNamespace(moved=2)
+    )
+    assert admin.send(at("hsm-root-key-move", able), typed_name="able").status_code == 303

@@ -1,0 +1,87 @@
+"""The root key: where it is, how far a move is, and moving it into an HSM. For the appliance admin."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpResponse
+from django.urls import reverse
+
+from vault.errors import NotFound
+from vault.services.root_key_move import move_root_key, root_key_standing
+from vault.web.forms import ConfirmForm, confirm, submit
+from vault.web.frame import Can, appliance_page, can, done, page
+from vault.web.hsm import MANAGE, SEE
+
+HELP = {
+    "title": "What the root key is",
+    "words": (
+        (
+            "Each vault's key is wrapped by the root key, and so is this installation's own. Whoever has the root key and the "
+            "database can read every key that no HSM protects otherwise; without the root key nobody can read anything."
+        ),
+        (
+            "In an HSM it cannot be copied: then the database alone is worth nothing. Without that HSM, and without a backup of it, "
+            "everything is lost. Running processes go on while it is away; those that start wait for it."
+        ),
+    ),
+    "links": (("Root key in the HSM", "hsm"), ("Backup and restore", "backup-and-restore")),
+}
+
+
+@appliance_page(SEE, methods=("GET", "HEAD"))
+def root_key(request: Any) -> HttpResponse:
+    """GET /appliance/hsms/root-key/; the part `standing` refreshes itself while a move is unfinished."""
+    standing = root_key_standing(request.actor)
+    allowed = can(request.actor, MANAGE)
+    context = {
+        "standing": standing,
+        "targets": [
+            (each.connection, (Can(False, each.why_not) if each.why_not else allowed), each.why_not)
+            for each in standing.targets
+        ],
+        "can_manage": allowed,
+        "help": HELP,
+    }
+    return page(request, "vault/hsm/root_key.html", context, part=("standing", "vault/hsm/standing.html"))
+
+
+@appliance_page(MANAGE)
+def root_key_move(request: Any, connection_id: UUID) -> HttpResponse:
+    """GET, POST /appliance/hsms/<id>/root-key/"""
+    standing = root_key_standing(request.actor)
+    target = next((each for each in standing.targets if each.connection.pk == connection_id), None)
+    if target is None:
+        raise NotFound("There is no such HSM connection.")
+    row = target.connection
+    back = reverse("hsm-root-key")
+    if target.why_not:
+        return done(request, back, target.why_not)
+    form = ConfirmForm(request.POST or None, reason="", typed=row.name)
+    if request.method == "POST":
+        moved = submit(request, form, lambda values: (move_root_key(request.actor, row.pk),))
+        if moved is not None:
+            told = f"Moved into {row.name} and opened from there: {moved[0]} keys. Now back up the HSM, then Keystead."
+            return done(request, back, told)
+    return confirm(
+        request,
+        form,
+        title=f"{'Go on moving' if standing.unfinished else 'Move'} the root key into {row.name}?",
+        words=f"{standing.total} keys are wrapped anew, one by one, each opened from the HSM before the old goes. All serve meanwhile.",
+        consequences=[
+            (
+                "hard-drive",
+                "From then on the HSM is needed whenever a process starts. Back it up, and try that backup.",
+            ),
+            ("triangle-alert", "HSM lost without a backup: every vault is lost, for ever."),
+            ("archive", "Older backups of Keystead need the old root key: keep it as long as you keep them."),
+            (
+                "undo-2",
+                "It may be interrupted: what was moved stays moved, and moving again goes on. The way back: keystead keys rewrap.",
+            ),
+        ],
+        button="Move root key",
+        cancel=back,
+        danger=True,
+    )
