@@ -34,6 +34,8 @@ ORPHAN_AFTER: Final = timedelta(hours=1)
 """A key made for a version that was never written down is destroyed after so long."""
 MAX_FIXED_METADATA: Final = 20
 CALL_S: Final = 5.0
+OUR_ID_BYTES: Final = 16
+"""Length of the CKA_IDs that we give; another one was given by somebody else, to all copies."""
 
 
 def destroy_unused_hsm_keys(limit: int = 50) -> int:
@@ -219,7 +221,7 @@ def _find(connection: HsmConnection, label: str, cka_id: str) -> bytes:
         )
     # AWS's instructions make keys without CKA_ID: such a key is given one. Again where an earlier try got half way.
     found = bytes.fromhex(ids[0]) or uuid4().bytes
-    if not cka_id:
+    if len(found) == OUR_ID_BYTES and not cka_id:
         for member in connection.members.order_by("position"):
             group.hold({str(member.pk)}).call(
                 wire.Identify(0, label, found), deadline=wire.boot_clock() + CALL_S
@@ -228,39 +230,41 @@ def _find(connection: HsmConnection, label: str, cka_id: str) -> bytes:
 
 
 def _check_attributes(connection: HsmConnection, key: bytes) -> list[str]:
-    """Refuse what is no AES-256 key for encryption, on any member; return what a person should know."""
+    """Refuse what is no AES-256 key that encrypts and stays inside, on any member; return what a person should know."""
     warnings: list[str] = []
     group = hsms.sync_group(connection.pk)
     for member in connection.members.order_by("position"):
         told = group.hold({str(member.pk)}).call(wire.Describe(0, key), deadline=wire.boot_clock() + CALL_S)
-        attributes = told.info or {}
+        found = told.info or {}
         wrong = [
             text
             for text, right in (
+                # Some tokens do not tell the length of a key that was brought in.
                 (
                     "it is no AES-256 key",
-                    attributes.get("key_type") in ("AES", 0x1F) and attributes.get("value_len") == 32,
+                    found.get("aes") is True and found.get("value_len") in (32, 0, None),
                 ),
-                ("it may not encrypt", bool(attributes.get("encrypt"))),
-                ("it may not decrypt", bool(attributes.get("decrypt"))),
-                ("it does not stay in the token", bool(attributes.get("token", True))),
-                ("its value can be read (CKA_SENSITIVE is false)", bool(attributes.get("sensitive"))),
+                ("CKA_ENCRYPT is not true", found.get("encrypt") is True),
+                ("CKA_DECRYPT is not true", found.get("decrypt") is True),
+                ("CKA_TOKEN is not true: it would not last", found.get("token") is True),
+                ("CKA_SENSITIVE is not true: its value can be read", found.get("sensitive") is True),
+                ("CKA_EXTRACTABLE is not false: it can be taken out", found.get("extractable") is False),
             )
             if not right
         ]
         if wrong:
             raise ValidationFailed(
-                f"This key cannot be taken over: {'; '.join(wrong)} (member {member.token_label}).",
+                f"This key cannot be taken over: {'; '.join(wrong)} (member {member}).",
                 field="key_label",
-                cure="Take over an AES-256 key with CKA_SENSITIVE, CKA_ENCRYPT and CKA_DECRYPT.",
+                cure="Set CKA_SENSITIVE to true and CKA_EXTRACTABLE to false with the vendor's tool, where that is what is wrong.",
             )
-        if attributes.get("extractable"):
-            warnings.append(f"On {member.token_label} the key can be wrapped out (CKA_EXTRACTABLE is true).")
-        if attributes.get("wrap") or attributes.get("unwrap"):
+        if found.get("wrap") or found.get("unwrap"):
             warnings.append(
-                f"On {member.token_label} the key may wrap or unwrap other keys: whoever has the PIN can use that"
+                f"On {member} the key may also wrap or unwrap other keys: whoever has the PIN can use that"
                 " together with CKA_DECRYPT to take keys out."
             )
+        if found.get("value_len") != 32:
+            warnings.append(f"{member} does not tell the key's length: look that it has 256 bits.")
     return warnings
 
 

@@ -21,7 +21,7 @@ from vault import hsm as hsms
 from vault.models import HsmConnection, HsmKey, HsmKeyPlacement, HsmMember, Vault
 
 GOOD: dict[str, Any] = {
-    "key_type": "AES", "value_len": 32, "encrypt": True, "decrypt": True, "token": True, "sensitive": True,
+    "aes": True, "value_len": 32, "encrypt": True, "decrypt": True, "token": True, "sensitive": True,
     "extractable": False, "wrap": False, "unwrap": False,
 }  # fmt: skip
 

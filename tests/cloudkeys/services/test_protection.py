@@ -419,7 +419,7 @@ def test_adopted_key_reads_and_a_new_one_encrypts(cast: Cast, hsms: FakeHsms, hs
 
 def test_adopted_key_with_declared_use_goes_on(cast: Cast, hsms: FakeHsms, hsm: HsmConnection) -> None:
     key_set = make_set(cast, "hsm-resident")
-    hsms.put("foo", wrap=True, extractable=True)
+    hsms.put("foo", wrap=True, value_len=0)
     made = adopt(cast.actor("appliance"), key_set, prior_invocations=1_000_000, fixed_metadata="djAuMC4x")
     assert not made.rotated
     assert made.key.current_version == 1
@@ -431,7 +431,15 @@ def test_adopted_key_with_declared_use_goes_on(cast: Cast, hsms: FakeHsms, hsm: 
 
 @pytest.mark.parametrize(
     "attributes",
-    [{"sensitive": False}, {"value_len": 16}, {"key_type": "DES3"}, {"encrypt": False}, {"decrypt": False}],
+    [
+        {"sensitive": False},
+        {"value_len": 16},
+        {"aes": False},
+        {"extractable": True},
+        {"extractable": None},
+        {"encrypt": False},
+        {"decrypt": False},
+    ],
 )
 def test_attributes_of_adopted_keys_are_checked(
     cast: Cast, hsms: FakeHsms, hsm: HsmConnection, attributes: dict[str, Any]
