@@ -404,7 +404,9 @@ class App:
         problem = self.engine.serving.problem(now) or self.journal.problem()
         headers = [*_JSON, _CLOSE] if self._leaving else _JSON
         if problem is None:
-            exchange.response_bytes(200, headers, b'{"status":"ok"}')
+            warning = self.engine.serving.warning(now)
+            told = f'{{"status":"ok","warning":"{warning}"}}'.encode() if warning else b'{"status":"ok"}'
+            exchange.response_bytes(200, headers, told)
         else:
             exchange.response_bytes(503, headers, f'{{"status":"unavailable","reason":"{problem}"}}'.encode())
 

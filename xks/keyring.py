@@ -384,6 +384,13 @@ class Serving:
             return "out of touch with the database for too long: no valid lease from the xks agent"
         return None
 
+    def warning(self, now: float) -> str | None:
+        """Return what will soon be a problem, in words for an operator: half of the time for which a lease holds is over."""
+        if self.leased_at is None or now < self.leased_at + self.valid_for_s / 2:
+            return None
+        left = max(0, int(self.leased_at + self.valid_for_s - now))
+        return f"out of touch with the database: serves on for {left} s, then refuses"
+
 
 class Change:
     """A change being gathered, slice by slice, beside the snapshot in use."""

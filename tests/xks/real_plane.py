@@ -168,10 +168,10 @@ class Plane(Instance):
             self.control.end()
         super().__exit__(*exc)
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *command: str) -> None:
         """See Instance. The server itself is started, with a budget that settings do not allow: the machine may be busy."""
         if name != "serve":
-            super().start(name)
+            super().start(name, *command)
             return
         # `keystead xks serve` lets nothing through but what the server needs.
         kept = {
@@ -281,6 +281,7 @@ def _count() -> dict[str, Any]:
 
 
 def _current() -> dict[str, Any]:
+    from cloudkeys.models import XksKeyStore
     from vault.generations import current_generation, wait_for_generation
     from vault.models import Node
 
@@ -290,6 +291,7 @@ def _current() -> dict[str, Any]:
         "confirmed": now.confirmed,
         "counted": now.counted,
         "missing": [{"pid": one.pid, "why": one.why} for one in now.missing_workers],
+        "store": str(XksKeyStore.objects.values_list("pk", flat=True).first()),
         "alarms": [alarm["code"] for node in Node.objects.all() for alarm in node.alarms],
     }
 

@@ -192,6 +192,18 @@ async def test_probe_tells_why_it_cannot_serve() -> None:
     assert "out of touch" in answer.json["reason"]
 
 
+async def test_probe_warns_at_half_of_the_bound(shell: Shell) -> None:
+    for age, said in ((29, None), (31, "serves on for 28 s"), (59, "serves on for 0 s")):
+        shell.serving.leased_at = wire.boot_clock() - age
+        answer = await shell.send("GET", "/ping")
+        assert answer.status == 200
+        assert answer.json["status"] == "ok"
+        assert (said or "") in answer.json.get("warning", "")
+        assert ("warning" in answer.json) == (said is not None)
+    assert shell.serving.take_lease(world.lease(), wire.boot_clock())
+    assert (await shell.send("GET", "/ping")).json == {"status": "ok"}
+
+
 # --- the journal
 
 
