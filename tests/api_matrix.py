@@ -16,7 +16,7 @@ from tests.api_row import Row, in_payments
 from tests.cast import PASSWORD, Cast
 from tests.cloudkeys.matrix import CLOUDKEYS_ROWS
 from tests.xks.matrix import XKS_ROWS
-from vault.models import AuditEvent, Group, Node, SavedView
+from vault.models import AuditEvent, Group, HsmConnection, HsmMember, Node, SavedView
 from vault.services.tokens import create_token
 from vault.services.vaults import block_vault, disable_vault
 
@@ -64,6 +64,12 @@ def _event(cast: Cast) -> dict[str, Any]:
 def _node(cast: Cast) -> dict[str, Any]:
     now = timezone.now()
     return {"node_id": Node.objects.create(name="xks-a", started_at=now, last_seen_at=now).pk}
+
+
+def _hsm(cast: Cast) -> dict[str, Any]:
+    row = HsmConnection.objects.create(name="luna-a", module_path="/usr/lib/softhsm/none.so")
+    HsmMember.objects.create(connection=row, token_serial="1")
+    return {"hsm_id": row.pk}
 
 
 def _rollback(cast: Cast) -> dict[str, Any]:
@@ -146,6 +152,25 @@ VAULT_ROWS = [
     Row("GET", V + "nodes", 200, 200, 200, 200, 200),
     Row("GET", V + "nodes/<uuid:node_id>", 200, 200, 200, 200, 200, at=_node),
     Row("POST", V + "nodes/accept-rollback", 403, 403, 403, 403, 200, body=_rollback),
+    Row("GET", V + "hsms", 403, 403, 403, 403, 200),
+    Row(
+        "POST", V + "hsms", 403, 403, 403, 403, 201,
+        body=lambda cast: {
+            "name": "luna", "module_path": "/usr/lib/softhsm/none.so", "members": [{"serial": "1"}], "pin": "1234-5678",
+        },
+    ),
+    Row("GET", V + "hsms/<uuid:hsm_id>", 403, 403, 403, 403, 200, at=_hsm),
+    Row(
+        "PATCH", V + "hsms/<uuid:hsm_id>", 403, 403, 403, 403, 200, at=_hsm, if_match=True,
+        body=lambda cast: {"timeout_ms": 2000},
+    ),
+    Row("DELETE", V + "hsms/<uuid:hsm_id>", 403, 403, 403, 403, 204, at=_hsm, if_match=True),
+    Row("POST", V + "hsms/<uuid:hsm_id>/pin", 403, 403, 403, 403, 200, at=_hsm, body=lambda cast: {"pin": "8765"}),
+    # No keeper runs here, so that nobody answers.
+    Row("POST", V + "hsms/<uuid:hsm_id>/test", 403, 403, 403, 403, 503, at=_hsm, body=lambda cast: {"wait_s": 0}),
+    Row("GET", V + "hsms/<uuid:hsm_id>/keys", 403, 403, 403, 403, 200, at=_hsm),
+    Row("GET", V + "root-key", 403, 403, 403, 403, 200),
+    Row("POST", V + "root-key/move", 403, 403, 403, 403, 409, body=lambda cast: {"hsm": str(_hsm(cast)["hsm_id"])}),
     Row("GET", V + "system", 403, 403, 403, 403, 200),
     Row("POST", V + "system/test-mail", 403, 403, 403, 403, 409, body=lambda cast: {}),
     Row("GET", V + "saved-views", 200, 200, 200, 404, 404, query=in_payments),

@@ -42,7 +42,7 @@ class Action(StrEnum):
     HSM_PIN_REFUSED = "vault:hsm_pin:refuse"
     HSM_MEMBER_STATE = "vault:hsm_member:state"
     HSM_KEY_CREATE = "vault:hsm_key:create"
-    HSM_KEY_DESTROY = "vault:hsm_key:destroy"
+    HSM_KEY_DESTROY = "vault:hsm_key:remove"
     HSM_KEY_MISSING = "vault:hsm_key:missing"
     ROOT_KEY_REWRAP = "vault:root_key:rewrap"
     ROOT_KEY_EXPORT = "vault:root_key:export"

@@ -48,6 +48,7 @@ COLLECTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "operation": ("operations", ()),
     "event": ("audit-events", ()),
     "node": ("nodes", ("name",)),
+    "hsm": ("hsms", ("name",)),
 }
 _SHOWN_AGAIN = {"cloud_key": "cloud-keys", "link": "aws-store-links"}
 Shorthand = Callable[[str], Any]

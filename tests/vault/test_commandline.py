@@ -27,7 +27,7 @@ SECRET = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # AWS's own example
 GROUPS = (
     "vault", "audit", "xks_node", "csp_account", "key_set", "xks_store", "xks_link", "xks_rules", "xks_limits", "xks_doctor", "xks_request",
     "xks_certificate",
-    "cloud_key", "operation", "system",
+    "cloud_key", "operation", "system", "hsm",
 )  # fmt: skip
 # Operations that are no commands, and why.
 NOT_COMMANDS = {

@@ -146,7 +146,16 @@ def ours(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def test_one_container_for_each_process(document):
-    assert set(ours(document)) == {"migrate", "first-admin", "web", "xks-agent", "xks", "worker", "beat"}
+    assert set(ours(document)) == {
+        "migrate",
+        "first-admin",
+        "web",
+        "xks-agent",
+        "xks",
+        "hsm",
+        "worker",
+        "beat",
+    }
     for name, service in ours(document).items():
         if "entrypoint" not in service:
             assert cli.resolve(service["command"], cli.find_commands()) is not None, name
@@ -256,7 +265,9 @@ def test_made_secrets_are_private_and_kept(document, secrets_folder):
     assert {path.name: path.read_bytes() for path in secrets_folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("name", ["migrate", "first-admin", "web", "xks-agent", "xks", "worker", "beat"])
+@pytest.mark.parametrize(
+    "name", ["migrate", "first-admin", "web", "xks-agent", "xks", "hsm", "worker", "beat"]
+)
 def test_the_settings_of_each_container_pass_the_checks(
     name, document, secrets_folder, data_dir, set_environ, monkeypatch
 ):
