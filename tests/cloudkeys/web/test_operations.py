@@ -114,7 +114,7 @@ def test_the_list_filters_by_tab_and_refreshes_itself(cast: Cast, key: CloudKey)
     assert "AWS refused kms:CreateKey." in failed
     assert "Rotate the CloudKey payments-prod" not in failed
     under_way = owner.get(url(cast, "operations") + "?state=WAITING&state=RUNNING")
-    assert "1 of 4: Every XKS worker can decrypt with the new version" in text_of(under_way)
+    assert "1 of 4: Make the new version" in text_of(under_way)
     assert b'aria-current="page">Under way' in under_way.content
     assert "What Keystead is doing" in text_of(owner.get(url(cast, "operations")))
 
