@@ -17,6 +17,7 @@ from django.urls import reverse
 
 from vault.api.listing import Listing, choice, text
 from vault.errors import NotFound
+from vault.hsm_pins import variable_of
 from vault.models import AuditEvent, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember
 from vault.permissions import Permission
 from vault.services import hsm as service
@@ -58,7 +59,6 @@ KEYS = Listing(
     in_vault=False,
 )
 NO_KEYS = (0, 0)
-PIN_WORDS = {"stored": "kept here, encrypted", "external": "read by each host from its environment or a file"}
 PLACED = Coalesce(
     Subquery(
         HsmKeyPlacement.objects.filter(key=OuterRef("pk"))
@@ -97,7 +97,8 @@ class MemberSeen:
     row: HsmMember
     model: str
     firmware: str
-    note: str
+    hosts: list[tuple[str, str, str]]
+    """What each host sees, where there are several: (host, level, words)."""
 
 
 @dataclass(frozen=True)
@@ -240,12 +241,30 @@ def _context(request: Any, row: HsmConnection, tab: str) -> dict[str, Any]:
     }
 
 
+def _login_words(row: HsmConnection) -> str:
+    if not row.needs_pin:
+        return str(row.get_login_display())
+    if row.pin_source == HsmConnection.PinSource.STORED:
+        return "PIN, kept here, encrypted"
+    name = variable_of(row)
+    return f"PIN, read by each host from {name} or the file that {name}_FILE names"
+
+
+_LEVEL_OF = {"ACTIVE": "ok", "DEGRADED": "warn", "UNAVAILABLE": "danger"}
+
+
 def _member(row: HsmMember) -> MemberSeen:
     told = row.identity or {}
-    note = ""
-    if row.state == HsmMember.State.ACTIVE and not row.compared:
-        note = "Not compared with the others yet: it does not serve before."
-    return MemberSeen(row, str(told.get("model", "")), str(told.get("firmware", "")), note)
+    hosts = []
+    if len(row.hosts) > 1:
+        # With one host its sight is the member's own state.
+        for host, sight in sorted(row.hosts.items()):
+            state, taken = str(sight.get("state", "")), sight.get("latency_ms")
+            words = f"from {host}: {state.lower()}" + (
+                f", {taken:.1f} ms" if isinstance(taken, int | float) else ""
+            )
+            hosts.append((host, _LEVEL_OF.get(state, "neutral"), words))
+    return MemberSeen(row, str(told.get("model", "")), str(told.get("firmware", "")), hosts)
 
 
 @appliance_page(SEE, methods=("GET", "HEAD"))
@@ -256,7 +275,7 @@ def hsm_detail(request: Any, connection_id: UUID) -> HttpResponse:
     context.update(
         members=[_member(each) for each in context["hsm"].members],
         vaults=list(row.vaults.all()),
-        login_words=row.get_login_display() + (f", {PIN_WORDS[row.pin_source]}" if row.needs_pin else ""),
+        login_words=_login_words(row),
         routing_words=row.get_routing_display(),
     )
     waiting = row.test_wanted is not None

@@ -243,6 +243,14 @@ def test_one_connection_shows_members_and_what_depends_on_it(cast: Cast) -> None
     part = admin.get(at("hsm", row), target="members")
     assert b"<html" not in part.content
     assert "Luna K7" in text_of(part)
+    sights = {
+        "web-1": {"state": "ACTIVE", "latency_ms": 2.04},
+        "xks-b": {"state": "UNAVAILABLE", "latency_ms": None},
+    }
+    row.members.filter(position=0).update(hosts=sights)  # type: ignore[attr-defined]
+    seen = text_of(admin.get(at("hsm", row), target="members"))
+    assert "from web-1: active, 2.0 ms" in seen
+    assert "from xks-b: unavailable" in seen
     words = text_of(admin.get(at("hsm-tab", row, "keys")))
     for expected in (
         "One key is on one member only", "On one member only", "not on par1", "On all members", "The root key of this installation",
@@ -439,3 +447,14 @@ def test_a_move_of_the_root_key_is_shown_as_far_as_it_is(cast: Cast, monkeypatch
         "vault.services.root_key_move.move_root_to_hsm", lambda row, actor: SimpleNamespace(moved=2)
     )
     assert admin.send(at("hsm-root-key-move", able), typed_name="able").status_code == 303
+
+
+def test_a_pin_from_outside_is_told_by_its_variable_and_tried_anew_when_somebody_says_so(cast: Cast) -> None:
+    row = new_hsm(cast, "luna-a", pin_source="external")
+    row.members.update(pin_refused_version=1)  # type: ignore[attr-defined]
+    admin = Browser(cast, "appliance")
+    words = text_of(admin.get(at("hsm", row)))
+    assert "KEYSTEAD_HSM_PIN_LUNA_A or the file that KEYSTEAD_HSM_PIN_LUNA_A_FILE names" in words
+    assert "Put the right PIN where the hosts read it" in words
+    assert admin.send(at("hsm-pin", row)).status_code == 303
+    assert HsmConnection.objects.get().pin_version == 2
