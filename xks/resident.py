@@ -39,6 +39,8 @@ MAX_WAITING = 256
 """Requests of one worker that may wait for one HSM connection; more are refused with 429."""
 INVOCATION_BLOCK = 65_536
 """Invocations that the agent reserves at a time."""
+MAX_PREPARED = 256
+"""Versions of one change for which invocations are asked before anybody uses them."""
 ASK_AGAIN_S = 1.0
 """An answer that has not come after so long is asked for again: the database may have been away."""
 MOST_ATTEMPTS = 8
@@ -317,6 +319,12 @@ class Desk:
             meter = self._meters[key_id, number] = _Meter()
         return meter
 
+    def prepare(self, key_id: str, number: int) -> None:
+        """Ask for invocations of a version that is about to be used, so that its first request need not wait."""
+        meter = self._meter(key_id, number)
+        if meter.left < INVOCATION_BLOCK // 2:
+            self._ask(key_id, number, meter)
+
     async def _take_invocation(self, version: Resident, deadline: float) -> None:
         meter = self._meter(version.key_id, version.number)
         while meter.left <= 0:
@@ -325,7 +333,7 @@ class Desk:
                 raise InvalidStateException(
                     "the key's current version has encrypted as often as it may, and its successor is not ready"
                 )
-            self._ask(version, meter)
+            self._ask(version.key_id, version.number, meter)
             waiter = asyncio.get_running_loop().create_future()
             meter.waiters.append(waiter)
             try:
@@ -337,13 +345,13 @@ class Desk:
                 ) from None
         meter.left -= 1
         if meter.left < INVOCATION_BLOCK // 2:
-            self._ask(version, meter)
+            self._ask(version.key_id, version.number, meter)
 
-    def _ask(self, version: Resident, meter: _Meter) -> None:
+    def _ask(self, key_id: str, number: int, meter: _Meter) -> None:
         now = self._clock()
         if now - meter.asked_at >= ASK_AGAIN_S:
             meter.asked_at = now
-            self.ask(version.key_id, version.number)
+            self.ask(key_id, number)
 
     # --- health ----------------------------------------------------------------------------------------------
 

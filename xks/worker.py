@@ -24,7 +24,7 @@ from xks.credential_uses import CredentialUses
 from xks.keyring import Change, ChangeRefused, Serving
 from xks.metrics_counters import Report
 from xks.policy_shadow import ShadowCounts
-from xks.resident import Desk
+from xks.resident import MAX_PREPARED, Desk
 
 log = logging.getLogger("keystead.xks")
 
@@ -250,6 +250,13 @@ class Link:
                 continue
             if change is None:
                 change = Change(serving, message)
+                resident: list[tuple[str, int]] = []
+            if len(resident) < MAX_PREPARED:
+                resident += [
+                    (key.id, key.current_version)
+                    for key in message.keys
+                    if key.versions and key.versions[-1].resident is not None
+                ]
             since = time.perf_counter()
             for _ in change.add(message):
                 if time.perf_counter() - since > SLICE_S:
@@ -263,6 +270,8 @@ class Link:
                 # No request is in work here: they run from snapshot to answer without a pause, but for
                 # those that wait for an HSM, and for the wait for the disk.
                 if self._desk is not None:
+                    for key_id, number in resident[:MAX_PREPARED]:
+                        self._desk.prepare(key_id, number)
                     await self._desk.settled()
                 if self._journal is not None:
                     await self._journal.settled()

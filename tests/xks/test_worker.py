@@ -18,6 +18,7 @@ from xks import wire
 from xks.keyring import EMPTY, Serving
 from xks.policy_rules import RuleSet
 from xks.policy_shadow import ShadowCounts
+from xks.resident import Desk
 from xks.worker import Link
 
 ROOT = Path(__file__).parent.parent.parent
@@ -231,3 +232,51 @@ def test_data_plane_imports_neither_django_nor_the_other_rooms() -> None:
         [sys.executable, "-c", IMPORTED], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert shown.stdout == "[]\n"
+
+
+async def test_invocations_of_resident_keys_are_asked_for_with_the_load(
+    agent: FakeAgent, folder: Path
+) -> None:
+    version = wire.VersionRecord(1, resident=wire.ResidentRecord("group", b"key"))
+    record = world.key_record("resident", versions=[version])
+    agent.greeting = lambda hello: [
+        wire.HsmGroups(()),
+        *world.full_load(keys=[*world.KEYS, record]),
+        world.lease(),
+    ]
+    serving = Serving()
+    desk = Desk(lambda record: (_ for _ in ()).throw(AssertionError(record)))
+    link = Link(serving, str(folder / "xks.sock"), desk=desk)
+    link.start(asyncio.get_running_loop())
+    try:
+        wanted = wire.InvocationsWanted(os.getpid(), record.id, 1)
+        await off_loop(lambda: agent.wait_for(lambda message: message == wanted))
+        await off_loop(lambda: agent.send(wire.Invocations(record.id, 1, 7)))
+        await until(lambda: desk._meter(record.id, 1).left == 7)
+        await off_loop(lambda: agent.wait_applied(1))
+    finally:
+        await link.stop()
+
+
+async def test_confirmation_waits_for_requests_at_an_hsm(agent: FakeAgent, folder: Path) -> None:
+    """A disable is confirmed only once what was begun under the older generation has ended."""
+    serving = Serving()
+    desk = Desk(lambda record: (_ for _ in ()).throw(AssertionError(record)))
+    link = Link(serving, str(folder / "xks.sock"), desk=desk)
+    link.start(asyncio.get_running_loop())
+
+    async def work() -> bytes:
+        return b""
+
+    try:
+        await off_loop(lambda: agent.wait_applied(1))
+        pending = desk.begin(work())
+        slices = list(wire.slice_delta(2, full=False, keys=[world.key_record("foo", state="DISABLED")]))
+        await off_loop(lambda: agent.send(*slices))
+        await until(lambda: serving.keyring.generation == 2)
+        await asyncio.sleep(0.1)
+        assert not any(isinstance(said, wire.Applied) and said.generation == 2 for said in agent.heard)
+        pending.end()
+        await off_loop(lambda: agent.wait_applied(2))
+    finally:
+        await link.stop()
