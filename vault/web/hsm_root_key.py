@@ -12,7 +12,7 @@ from vault.errors import NotFound
 from vault.services.root_key_move import move_root_key, root_key_standing
 from vault.web.forms import ConfirmForm, confirm, submit
 from vault.web.frame import Can, appliance_page, can, done, page
-from vault.web.hsm import MANAGE, SEE
+from vault.web.hsm import MANAGE, SEE, is_for_trying
 
 HELP = {
     "title": "What the root key is",
@@ -64,12 +64,19 @@ def root_key_move(request: Any, connection_id: UUID) -> HttpResponse:
         if moved is not None:
             told = f"Moved into {row.name} and opened from there: {moved[0]} keys. Now back up the HSM, then Keystead."
             return done(request, back, told)
+    trying = is_for_trying(list(row.members.all()), row.module_path)  # type: ignore[attr-defined]
+    warned = (
+        [("flask-conical", "This is SoftHSM, a program: its keys lie in files. For trying out only.")]
+        if trying
+        else []
+    )
     return confirm(
         request,
         form,
         title=f"{'Go on moving' if standing.unfinished else 'Move'} the root key into {row.name}?",
         words=f"{standing.total} keys are wrapped anew, one by one, each opened from the HSM before the old goes. All serve meanwhile.",
         consequences=[
+            *warned,
             (
                 "hard-drive",
                 "From then on the HSM is needed whenever a process starts. Back it up, and try that backup.",

@@ -420,6 +420,9 @@ def test_the_root_key_page_says_where_it_is_and_where_it_may_go(cast: Cast) -> N
         assert admin.get(at("hsm-root-key-move", row)).status_code == 303
     asked = text_of(admin.get(at("hsm-root-key-move", able)))
     assert "HSM lost without a backup: every vault is lost" in asked
+    assert "SoftHSM" not in asked
+    able.members.update(identity={"manufacturer": "SoftHSM project"})  # type: ignore[attr-defined]
+    assert "This is SoftHSM, a program" in text_of(admin.get(at("hsm-root-key-move", able)))
 
 
 def test_a_move_of_the_root_key_is_shown_as_far_as_it_is(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
