@@ -52,7 +52,13 @@ def test_an_hsm_is_connected_tested_and_chosen(signed_in_page: Callable[..., Pag
     assert_accessible(page)
 
     narrow = signed_in_page("owner", width=400, scheme="dark")
-    narrow.goto(f"/v/{site.vault}/key-sets/new/{uuid4()}/protection/")
+    narrow.goto(f"/v/{site.vault}/key-sets/new/")
+    narrow.get_by_label("Name", exact=True).fill(name)
+    narrow.get_by_role("button", name="Continue", exact=True).click()
+    narrow.locator("input[name=csp_account][value='']").check()
+    narrow.get_by_role("button", name="Continue", exact=True).click()
+    narrow.locator("input[name=external][value=no]").check()
+    narrow.get_by_role("button", name="Continue", exact=True).click()
     picker = narrow.locator("#id_hsm_connection")
     expect(picker).to_be_hidden()
     # By keys alone: down to the second choice, and the picker is there.
@@ -62,3 +68,18 @@ def test_an_hsm_is_connected_tested_and_chosen(signed_in_page: Callable[..., Pag
     expect(picker).to_be_visible()
     assert_accessible(narrow)
     assert narrow.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    picker.select_option(label=f"{name} (SoftHSM, for trying out only)")
+    narrow.get_by_role("button", name="Continue", exact=True).click()
+    narrow.get_by_role("button", name="Continue", exact=True).click()
+    expect(narrow.get_by_text("encrypted by a key that never leaves an HSM")).to_be_visible()
+    narrow.get_by_role("button", name="Create key set").click()
+    expect(narrow.get_by_role("heading", name=name)).to_be_visible()
+    expect(narrow.get_by_text(f"Wrapped by an HSM, by {name}")).to_be_visible()
+    narrow.locator("nav.tabs").get_by_role("link", name="Protection").click()
+    assert_accessible(narrow)
+
+    # The HSM is needed now, and says by what.
+    page.goto("/appliance/hsms/")
+    page.get_by_role("link", name=name).click()
+    page.locator("nav.tabs").get_by_role("link", name="Keys and dependents").click()
+    expect(page.get_by_text("1 key that wraps key sets of vault Payments.")).to_be_visible()
