@@ -177,6 +177,7 @@ _ARGUMENTS: Final[dict[str, tuple[Any, ...]]] = {
     "C_Login": (c_ulong, c_ulong, c_char_p, c_ulong),
     "C_Logout": (c_ulong,),
     "C_CreateObject": (c_ulong, c_void_p, c_ulong, c_void_p),
+    "C_CopyObject": (c_ulong, c_ulong, c_void_p, c_ulong, c_void_p),
     "C_DestroyObject": (c_ulong, c_ulong),
     "C_GetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
     "C_SetAttributeValue": (c_ulong, c_ulong, c_void_p, c_ulong),
@@ -474,6 +475,13 @@ class Module:
         handle = c_ulong()
         self.call("C_CreateObject", session, attributes.array, attributes.count, byref(handle))
         return handle.value
+
+    def copy_object(self, session: int, handle: int, template: Template) -> int:
+        """C_CopyObject."""
+        attributes = _Attributes(template)
+        copy = c_ulong()
+        self.call("C_CopyObject", session, handle, attributes.array, attributes.count, byref(copy))
+        return copy.value
 
     def destroy_object(self, session: int, handle: int) -> None:
         """C_DestroyObject."""

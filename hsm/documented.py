@@ -38,6 +38,8 @@ class Vendor(NamedTuple):
     """Variables that the vendor's library reads and that a connection may set."""
     facts: tuple[Fact, ...]
     proven: bool = False
+    session_copies: bool = False
+    """Keys are read from files at every call, so that session copies of them are faster."""
 
 
 VENDORS: Final = (
@@ -56,8 +58,14 @@ VENDORS: Final = (
                 "is RFC 5649, which PKCS#11 3.0 calls AES_KEY_WRAP_KWP (0x210B); by C_WrapKey only",
                 "measured by us; https://github.com/opendnssec/softhsmv2/issues/726",
             ),
+            Fact(
+                "token objects",
+                "are read from their file at every call: 34 us of processor time an encryption, 15 us by a session copy",
+                "measured by us, SoftHSM 2.6.1",
+            ),
         ),
         proven=True,
+        session_copies=True,
     ),
     Vendor(
         name="nshield",

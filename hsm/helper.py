@@ -52,6 +52,8 @@ MAX_QUEUE: Final = 2048
 """Requests that wait for a thread; more are refused."""
 LOST_FOR_S: Final = 5.0
 """So long without its token, and the helper ends."""
+COPIES_CHECKED_S: Final = 1.0
+"""A key that was destroyed by somebody else is used through its session copy for so long at most."""
 MAX_RANDOM_BYTES: Final = 65_536
 _ADMIN_PATIENCE: Final = 12.0
 """Making an RSA key takes an HSM seconds: so many times the deadline of other calls."""
@@ -302,9 +304,17 @@ class Helper:
             self._hand_over(connection, answer)
 
     def _administrate(self, lane: Lane) -> None:
+        checked = time.monotonic()
         while True:
-            connection, request = self._admin.get()
-            self._hand_over(connection, self._carry_out(lane, request))
+            with contextlib.suppress(queue.Empty):
+                connection, request = self._admin.get(timeout=COPIES_CHECKED_S)
+                self._hand_over(connection, self._carry_out(lane, request))
+            if time.monotonic() - checked >= COPIES_CHECKED_S:
+                try:
+                    self._token.check_copies(lane)
+                except HsmError as error:
+                    log.warning("keys could not be looked after: %s", error)
+                checked = time.monotonic()
 
     def _hand_over(self, connection: _Connection, answer: wire.Answer) -> None:
         with self._lock:

@@ -194,7 +194,7 @@ class Lane:
 
     def _encrypt(self, key: bytes, data: bytes, aad: bytes, verify: bool) -> tuple[bytes, bytes]:
         token = self.token
-        handle = token.handles.get(key) or token.find(self, key)
+        handle = token.working.get(key) or token.find_working(self, key)
         mode = token.iv_mode
         params = self._params
         size = len(data)
@@ -262,7 +262,7 @@ class Lane:
 
     def _decrypt(self, key: bytes, nonce: bytes, data: bytes, aad: bytes) -> bytes:
         token = self.token
-        handle = token.handles.get(key) or token.find(self, key)
+        handle = token.working.get(key) or token.find_working(self, key)
         params = self._params
         size = len(nonce)
         if not 0 < size <= _LONGEST_IV:

@@ -87,14 +87,15 @@ class Pkcs11KeyWrapper:
 
     def encrypt(self, plaintext: bytes, associated_data: bytes) -> bytes:
         """See KeyWrapper."""
-        if self._algorithm is Algorithm.KWP_AES_256_GCM:
+        chosen = self._algorithm  # another thread may find out meanwhile
+        if chosen is Algorithm.KWP_AES_256_GCM:
             return self._encrypt_by_data_key(plaintext, associated_data)
         try:
             made = self._group.encrypt(
                 self._key, plaintext, associated_data, verify=True, deadline=self._deadline()
             )
         except MechanismUnavailable as no_gcm:
-            if self._algorithm is not None:
+            if chosen is not None:
                 raise
             try:
                 blob = self._encrypt_by_data_key(plaintext, associated_data)

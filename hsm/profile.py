@@ -87,6 +87,8 @@ class Profile(msgspec.Struct, omit_defaults=False):
     """CKR values of C_Decrypt that (also) mean altered data here."""
     latency_ms: float = 0.0
     threads_ok: bool = True
+    session_copies: bool = False
+    """Keys are used through session copies, because the token would read them from a file at every call."""
     missing: list[str] = []
     possible: list[str] = []
     """Protections that this token can give: hsm-wrapped, hsm-resident, root-key."""
@@ -137,6 +139,7 @@ def measure(token: Token, lane: Lane) -> Profile:
         mechanisms=[name for name, number in _interesting(token) if number in listed],
         limits=_limits(module, info, token.gcm_mechanism),
         threads_ok=module.threads_ok,
+        session_copies=entry is not None and entry.session_copies and module.threads_ok,
     )
     try:
         found.random = _random_works(module, lane.session)

@@ -7,7 +7,7 @@ import logging
 import os
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
@@ -23,17 +23,21 @@ from hsm.base import (
     KeyNotFound,
     MechanismUnavailable,
 )
-from hsm.cryptoki import CkError, Module, ModuleRefused, TokenInfo, oaep
-from hsm.faults import INVALID, hsm_error
+from hsm.cryptoki import CkError, Module, ModuleRefused, Template, TokenInfo, oaep
+from hsm.faults import INVALID, LOST, hsm_error
 from hsm.lane import Lane
 from hsm.wire import HelperConfig, KeyKind
-
-if TYPE_CHECKING:
-    from hsm.cryptoki import Template
 
 log = logging.getLogger("keystead.hsm")
 
 _CANARY: Final = b"\x00keystead canary"
+MAX_COPIES: Final = 256
+"""Keys used through session copies at a time."""
+_COPY: Final[Template] = (
+    (ck.CKA_TOKEN, False),
+    (ck.CKA_ID, _CANARY),
+    (ck.CKA_LABEL, b"keystead session copy"),
+)
 _TRANSFER_BITS: Final = 3072
 _TRANSFER_HASHES: Final = (ck.CKM_SHA256, ck.CKM_SHA_1)
 """OAEP's hash need not resist collisions, so that SHA-1 does no harm where a token has nothing else."""
@@ -54,6 +58,10 @@ class Token:
         self.info: TokenInfo | None = None
         self.epoch = 0
         self.handles: dict[bytes, int] = {}
+        self.working: dict[bytes, int] = {}
+        """What AES-GCM is called with: the key's handle, or that of its session copy (see find_working)."""
+        self._copies: dict[bytes, int] = {}
+        self._copying = False
         self.lock = threading.RLock()
         self.refused: str = ""
         self.lost_since = 0.0
@@ -100,6 +108,7 @@ class Token:
         self.iv_mode = measured.gcm.iv if measured.gcm.works else ""
         self.invalid_codes = INVALID | frozenset(measured.invalid_codes)
         self.has_random = measured.random
+        self._copying = measured.session_copies
 
     def lane(self) -> Lane:
         """Return a session of its own for another thread; opened at its first call."""
@@ -188,6 +197,8 @@ class Token:
                 self.epoch += 1
                 self.reopened += 1
                 self.handles.clear()
+                self.working.clear()
+                self._copies.clear()
                 log.warning(
                     "HSM token %s: session lost, opening another", self.info.serial if self.info else ""
                 )
@@ -216,6 +227,65 @@ class Token:
             )
         self.handles[key] = handles[0]
         return handles[0]
+
+    def find_working(self, lane: Lane, key: bytes) -> int:
+        """Return the handle to encrypt and decrypt with, and keep it. Raises as find does.
+
+        A token that keeps its keys in files reads the file again at every call. There a non-extractable key is used
+        through a copy of it as a session object, which PKCS#11 makes inside the token with the same protection;
+        check_copies sees to it that a copy does not outlive its key.
+        """
+        handle = self.handles.get(key) or self.find(lane, key)
+        if self._copying and len(self._copies) < MAX_COPIES and key != _CANARY:
+            handle = self._copy(lane, key, handle)
+        self.working[key] = handle
+        return handle
+
+    def _copy(self, lane: Lane, key: bytes, handle: int) -> int:
+        session = lane.session
+        try:
+            if self.module.flag(session, handle, ck.CKA_EXTRACTABLE) is not False:
+                return handle
+            # Under another id and label: whoever looks the key up is to find the key.
+            copy = self.module.copy_object(session, handle, _COPY)
+        except CkError as error:
+            if error.code in LOST:
+                raise
+            self._copying = False
+            return handle
+        wanted = ((ck.CKA_EXTRACTABLE, False), (ck.CKA_SENSITIVE, True), (ck.CKA_TOKEN, False))
+        if any(self.module.flag(session, copy, kind) is not value for kind, value in wanted):
+            self.module.destroy_object(session, copy)
+            return handle
+        self._copies[key] = copy
+        return copy
+
+    def _forget(self, lane: Lane, key: bytes) -> None:
+        """Drop what is held of a key, its session copy first."""
+        self.working.pop(key, None)
+        copy = self._copies.pop(key, 0)
+        if copy:
+            with contextlib.suppress(CkError):
+                self.module.destroy_object(lane.session, copy)
+        self.handles.pop(key, None)
+
+    def check_copies(self, lane: Lane) -> None:
+        """Drop the copies of keys that are no longer there; called every second. Raises HsmError."""
+        if not self._copies:
+            return
+
+        def work() -> None:
+            for key in list(self._copies):
+                handle = self.handles.get(key, 0)
+                try:
+                    if handle and self.module.flag(lane.session, handle, ck.CKA_TOKEN):
+                        continue
+                except CkError as error:
+                    if error.code not in (ck.CKR_OBJECT_HANDLE_INVALID, ck.CKR_KEY_HANDLE_INVALID):
+                        raise
+                self._forget(lane, key)
+
+        lane.run("looking whether keys are still there", work)
 
     def canary(self, lane: Lane) -> bytes:
         """Return the id of a key for finding out whether the token is well: a session key, or the health-check key."""
@@ -334,8 +404,8 @@ class Token:
         """Destroy a key and see that it is gone. Raises KeyNotFound."""
 
         def work() -> None:
-            handle = self.handles.pop(key, 0) or self.find(lane, key)
-            self.handles.pop(key, None)
+            handle = self.handles.get(key) or self.find(lane, key)
+            self._forget(lane, key)
             self.module.destroy_object(lane.session, handle)
             with contextlib.suppress(KeyNotFound):
                 self.find(lane, key)

@@ -25,7 +25,7 @@ from hsm.base import (
     MechanismUnavailable,
 )
 from hsm.client import AsyncMember, SyncMember
-from hsm.helper import EXIT_REFUSED
+from hsm.helper import COPIES_CHECKED_S, EXIT_REFUSED
 from hsm.softhsm import make_tokens
 from hsm.spawning import spawn
 from tests.hsm.soft import LABEL, PIN, config_for, helper, in_module
@@ -355,11 +355,22 @@ def test_a_key_destroyed_by_another_process_is_not_found(tokens, member):
         tokens,
         f"[handle] = module.find(session, [(ck.CKA_ID, {key!r})])\nmodule.destroy_object(session, handle)\n",
     )
+    time.sleep(2 * COPIES_CHECKED_S + 0.5)
     with pytest.raises(KeyNotFound):
         member.encrypt(key, b"x", b"", verify=True, timeout_s=5)
     # And the session is as good as before for all others.
     other = new_key(member)
     assert member.encrypt(other, b"x", b"", verify=True, timeout_s=5).ciphertext
+
+
+def test_a_key_that_we_destroy_is_gone_at_once_with_its_copy(member):
+    key = new_key(member)
+    made = member.encrypt(key, b"x", b"", verify=True, timeout_s=5)
+    member.call(wire.Destroy(0, key))
+    with pytest.raises(KeyNotFound):
+        member.decrypt(key, made.nonce, made.ciphertext, b"", timeout_s=5)
+    with pytest.raises(KeyNotFound):
+        member.call(wire.Describe(0, key))
 
 
 def test_a_health_key_has_the_attributes_that_the_vendors_document_asks_for(member):
