@@ -70,12 +70,12 @@ def disk() -> dict[str, Any]:
 
 def serve(seconds: float) -> dict[str, Any]:
     """Ask the same of an endpoint that writes and of one that also waits for the disk."""
-    from bench_xks_instance import Instance
+    from bench_xks_instance import Content, Instance
     from bench_xks_load import requests_for, run_wrk
 
     found: dict[str, Any] = {}
     for sync in ("write", "group"):
-        with Instance(sync=sync) as instance, tempfile.TemporaryDirectory() as name:
+        with Instance(Content(keys=KEYS), sync=sync) as instance, tempfile.TemporaryDirectory() as name:
             requests = requests_for(instance.target, "encrypt", 32)
             for connections in (1, 24):
                 run_wrk(instance.target, requests, Path(name), connections=connections, seconds=1)
