@@ -18,7 +18,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from django.db import DatabaseError, close_old_connections
+from django.db import DatabaseError, close_old_connections, connections
 
 from hsm import wire
 from hsm.base import (
@@ -50,7 +50,7 @@ LAST_DELAY_S: Final = 30.0
 STEADY_S: Final = 60.0
 MOST_MISSES: Final = 2
 """Health checks in a row without an answer after which a helper counts as hung."""
-MIN_DEADLINE_S: Final = 10.0
+MIN_DEADLINE_S: Final = 30.0
 EXIT_REFUSED: Final = 65
 SLOW_MS: Final = 25.0
 _AAD: Final = b"keystead:health"
@@ -167,7 +167,7 @@ class MemberWatch(threading.Thread):
                 self._wake.clear()
         finally:
             self._end_helper()
-            close_old_connections()
+            connections.close_all()
 
     def _turn(self) -> None:
         now = time.monotonic()

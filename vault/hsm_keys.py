@@ -39,6 +39,8 @@ REPLICATION_WAIT_S: Final = 5.0
 """How long a device-bound key may take to appear on the other members, by the vendor's own replication."""
 PENDING_TOO_LONG: Final = timedelta(minutes=10)
 CALL_S: Final = 10.0
+TRANSFER_S: Final = 60.0
+"""Making an RSA key pair takes seconds, on a soft token of a busy host many."""
 _KIND: Final[dict[str, wire.KeyKind]] = {
     HsmKey.Purpose.ROOT: "wrapping",
     HsmKey.Purpose.WRAPPING: "wrapping",
@@ -227,7 +229,7 @@ def _carry(
     source: Reached, target: Reached, key: bytes, as_key: bytes, label: str, kind: wire.KeyKind
 ) -> None:
     transfer = uuid.uuid4().bytes
-    public = target.call(wire.Generate(0, transfer, "keystead transfer", "transfer")).data
+    public = target.call(wire.Generate(0, transfer, "keystead transfer", "transfer"), TRANSFER_S).data
     try:
         blob = source.call(wire.Export(0, key, public)).data
         target.call(wire.Import(0, as_key, label, transfer, blob, kind))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import structlog
-from django.db import DatabaseError, close_old_connections, transaction
+from django.db import DatabaseError, close_old_connections, connections, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
@@ -85,6 +85,7 @@ class ConnectionWatch(threading.Thread):
                 self._stopping.wait(5)
             close_old_connections()
             self._stopping.wait(LOOK_S)
+        connections.close_all()
 
     def _turn(self) -> None:
         row = HsmConnection.objects.filter(pk=self.connection_id).first()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from django.db import close_old_connections
+from django.db import connections
 
 from hsm.softhsm import TokenFolder, make_tokens
 from vault import hsm
@@ -66,7 +66,7 @@ class HsmWorld:
             try:
                 keeper.run()
             finally:
-                close_old_connections()
+                connections.close_all()
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()

@@ -14,7 +14,7 @@ from tests.vault.rootkeys import make_vault
 from vault import health, hsm, keys, startup
 from vault.errors import Conflict, Unavailable, ValidationFailed
 from vault.fields import WrappedBlob
-from vault.keys import RootKeyAway, ensure_root_key, seal, unseal
+from vault.keys import RootKeyAway, RootKeyForeign, ensure_root_key, seal, unseal
 from vault.models import HsmKey, Installation, Vault
 from vault.rewrap import RewrapRefused, move_root_to_hsm, rewrap_root
 from vault.services.hsm import delete_connection, update_connection
@@ -151,3 +151,16 @@ def test_with_the_hsm_away_a_process_starts_degraded_and_recovers(world, account
     hsm.forget_groups()
     all_open(accounts)
     assert health.root_key_warnings() == []
+
+
+def test_a_root_key_without_a_record_is_found_in_the_hsm_by_its_id(world, accounts):
+    """As a restore on another machine needs it: the HSM is connected, the record is in the backup still."""
+    row = connect(world, "one", "luna-a")
+    key = hsm.create_hsm_key(row, purpose="root", vault=None, label="keystead-root")
+    wrapped = keys.find_root(key.cka_id).encrypt(b"k" * 32, b"place")
+    key.delete()
+    keys.forget_keys()
+
+    assert keys.find_root(key.cka_id).decrypt(wrapped, b"place") == b"k" * 32
+    with pytest.raises(RootKeyForeign):
+        keys.find_root("ab" * 16)
