@@ -49,7 +49,10 @@ def main() -> None:
 
 def add_uses(vault: Any, now: datetime, dice: random.Random) -> None:
     """Uses and delays of each hour, busier by day and on weekdays."""
+    from django.db import transaction
+
     from cloudkeys.models import CloudKey
+    from xks.audit_seals import add_seal
     from xks.models import RequestStore, Traffic, UsageHour
     from xks.traffic_buckets import bucket_of
 
@@ -93,8 +96,11 @@ def add_uses(vault: Any, now: datetime, dice: random.Random) -> None:
             delays.append(
                 Traffic(span_s=3600, at=hour, store_id=store, bucket=bucket, requests=requests, errors=errors)
             )
-    # Single requests are kept from this hour on. The check of the record holds older sums to nothing, as when they were dropped.
-    RequestStore.objects.update_or_create(pk=1, defaults={"kept_from": this_hour})
+    # Single requests are kept from this hour on. The check of the record holds older sums to nothing, as when they were dropped,
+    # which a seal has to say.
+    with transaction.atomic():
+        RequestStore.objects.update_or_create(pk=1, defaults={"kept_from": this_hour})
+        add_seal({"kind": "store", "kept_from": this_hour.isoformat()})
     UsageHour.objects.bulk_create(uses, batch_size=500, ignore_conflicts=True)
     Traffic.objects.bulk_create(delays, batch_size=500, ignore_conflicts=True)
 

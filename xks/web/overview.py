@@ -27,7 +27,7 @@ VIEW = Permission.CLOUD_KEYS_VIEW
 SHOWN_AT_ONCE = 8
 LIST_OF = {"cloud_key": "cloud-keys", "csp_account": "csp-accounts", "operation": "operations"}
 LOOKS = {
-    Severity.CRITICAL: ("danger", "circle-alert", "Critical"),
+    Severity.CRITICAL: ("danger", "octagon-alert", "Critical"),
     Severity.WARNING: ("warn", "triangle-alert", "Warning"),
     Severity.NOTICE: ("info", "info", "Notice"),
 }

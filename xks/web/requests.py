@@ -96,5 +96,6 @@ def _found(request: Any, vault: Vault, rows: Any, store: XksKeyStore | None = No
         row.key = keys.get(row.key_id)
         row.store = names.get(row.store_id)
         row.milliseconds = row.microseconds / 1000
+        row.service = row.kms_via_service.removesuffix(".amazonaws.com")
         row.place = f"{row.chain_id.hex}:{row.segment}:{row.entry}"
     return found

@@ -4,7 +4,8 @@ const roles = [["thead, tbody", "rowgroup"], ["tr", "row"], ["th", "columnheader
 
 function stack(table) {
   const heads = [...table.querySelectorAll(":scope > thead > tr > th")];
-  if (heads.length < 3 || table.classList.contains("stacks")) return;
+  // A cell that stands for several rows cannot be in a block: such a table scrolls.
+  if (heads.length < 3 || table.classList.contains("stacks") || table.querySelector("td[rowspan], th[rowspan]")) return;
   const names = heads.map((head) => head.querySelector(".sr, input") ? "" : head.textContent.trim());
   for (const row of table.querySelectorAll(":scope > tbody > tr")) {
     const cells = [...row.cells];
@@ -12,7 +13,8 @@ function stack(table) {
     cells.forEach((cell, at) => {
       // The first cell of a row is its name and needs none.
       const first = at === (cells[0].classList.contains("pick") ? 1 : 0);
-      if (!names[at] || first || cell.tagName !== "TD" || !cell.textContent.trim() && !cell.children.length) return;
+      if (!names[at] || first || cell.tagName !== "TD") return;
+      if (!cell.textContent.trim() && !cell.querySelector("svg, img, input, button")) { cell.classList.add("blank"); return; }
       if ([...cell.childNodes].some((node) => node.nodeType === Node.TEXT_NODE && node.textContent.trim()) || cell.children.length > 1) {
         const whole = document.createElement("div");
         whole.append(...cell.childNodes);
