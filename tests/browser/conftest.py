@@ -63,6 +63,30 @@ def site() -> Iterator[Site]:
         )
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """One address of scripts/page_addresses.py."""
+
+    name: str
+    variant: str
+    url: str
+
+
+@pytest.fixture(scope="session")
+def filled(site: Site) -> dict[str, list[Drawn]]:
+    """Three vaults of the owner's, bare, little and lots (tests/browser/fill.py), and the addresses of their pages."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.browser.fill"],
+        env=site.place.environ,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    return {vault: [Drawn(*row) for row in rows] for vault, rows in found.items()}
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium. Ended after each module: Playwright keeps an event loop running, in which Django refuses its database."""
@@ -79,7 +103,7 @@ def browser() -> Iterator[Browser]:
 class Watch:
     """Collects what must not happen."""
 
-    def __init__(self, context: BrowserContext, host: str, expected: list[str]) -> None:
+    def __init__(self, context: Any, host: str, expected: list[str]) -> None:
         self.host, self.expected = host, expected
         self.faults: list[str] = []
         context.on("request", self._request)
@@ -137,15 +161,20 @@ def signed_in_page(open_page: Callable[..., Page]) -> Callable[..., Page]:
     return make
 
 
-def assert_accessible(page: Page) -> None:
-    """axe-core finds nothing on what the page shows now."""
-    # Playwright runs it in an isolated way, so that the page's policy need not allow it.
-    found = Axe().run(page, options={"resultTypes": ["violations"]})
-    told = [
+def violations(found: dict[str, Any]) -> list[str]:
+    """What axe-core found, in words."""
+    return [
         f"{rule['id']}: {rule['help']}\n    "
         + "\n    ".join(
             f"{node['html'][:200]} :: {node['failureSummary'][:300]}" for node in rule["nodes"][:4]
         )
-        for rule in found.response["violations"]
+        for rule in found["violations"]
     ]
+
+
+def assert_accessible(page: Page) -> None:
+    """axe-core finds nothing on what the page shows now."""
+    # Playwright runs it in an isolated way, so that the page's policy need not allow it.
+    found = Axe().run(page, options={"resultTypes": ["violations"]})
+    told = violations(found.response)
     assert not told, f"{page.url}\n" + "\n".join(told)

@@ -33,6 +33,7 @@ def main() -> None:
     admin = Actor(user=User.objects.get(email="appliance@example.com"), via="web")
     owner = Actor(user=User.objects.get(email="owner@example.com"), via="web")
     request_certificate(admin)
+    an_hsm()
     found = {}
     for name in ("bare", "little", "lots"):
         vault = vaults.create_vault(
@@ -45,6 +46,17 @@ def main() -> None:
             a_lot(vault)
         found[name] = [[each.name, each.variant, each.url] for each in addresses(vault)]
     print(json.dumps(found))
+
+
+def an_hsm() -> None:
+    """A connection with two members of which nobody has heard yet."""
+    from vault.models import HsmConnection, HsmMember
+
+    row = HsmConnection.objects.create(name="luna", module_path="/usr/lib/softhsm/absent.so")
+    for position in range(2):
+        HsmMember.objects.create(
+            connection=row, position=position, token_serial=f"luna-{position}", token_label=f"part{position}"
+        )
 
 
 def a_little(actor: Any, vault: Any) -> None:
