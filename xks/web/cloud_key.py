@@ -318,6 +318,7 @@ CLOSINGS = {
         "The deletion of {name} is scheduled.",
         (
             ("database", "What was encrypted with it, in any version, then stays unreadable for good: backups and copies too."),
+            ("trash-2", "Versions that live in an HSM are destroyed in it too, on every member; so is a key that was taken over."),
             ("clock", _MEMORY),
             ("undo-2", "Until then the deletion can be cancelled; the key then stays, disabled."),
         ),
@@ -335,6 +336,7 @@ CLOSINGS = {
         "{name} is destroyed.",
         (
             ("database", "What was encrypted with it, in any version, stays unreadable for good: backups and copies too."),
+            ("trash-2", "Versions that live in an HSM are destroyed in it too, on every member; so is a key that was taken over."),
             ("cloud", "A KMS key in AWS that still refers to it can be used no more."),
         ),
         form=DestroyForm,
