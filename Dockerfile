@@ -13,7 +13,7 @@ RUN /opt/venv/bin/python scripts/install_project.py
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 keystead \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin keystead \
-    && install -d -o keystead -g keystead -m 0700 /data /run/keystead
+    && install -d -o keystead -g keystead -m 0700 /data /run/keystead /run/keystead/hsm
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY manage.py LICENSE ./
