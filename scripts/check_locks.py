@@ -60,7 +60,8 @@ def check(root: Path) -> list[str]:
     runtime, runtime_faults = read_lock((root / "requirements/runtime.lock").read_text(), "runtime.lock")
     dev, dev_faults = read_lock((root / "requirements/dev.lock").read_text(), "dev.lock")
     wanted = project["project"]["dependencies"]
-    extra = [text for group in project["project"]["optional-dependencies"].values() for text in group]
+    optional = project["project"].get("optional-dependencies", {})
+    extra = [text for group in optional.values() for text in group]
     faults = runtime_faults + dev_faults
     faults += missing_from(runtime, wanted, "runtime.lock")
     faults += missing_from(dev, wanted + extra + project["dependency-groups"]["dev"], "dev.lock")

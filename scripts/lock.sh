@@ -15,6 +15,6 @@ compile=(.venv/bin/uv --quiet pip compile --universal --python-version 3.11 --ge
          --no-header --no-emit-index-url --no-emit-find-links --no-annotate)
 
 "${compile[@]}" "${upgrade[@]}" --output-file requirements/runtime.lock pyproject.toml
-"${compile[@]}" "${upgrade[@]}" --extra hsm --group dev --constraint requirements/runtime.lock \
+"${compile[@]}" "${upgrade[@]}" --group dev --constraint requirements/runtime.lock \
     --output-file requirements/dev.lock pyproject.toml
 .venv/bin/python scripts/check_locks.py
