@@ -36,6 +36,7 @@ from vault.api.serializers import (
     StrictBoolean,
     StrictSerializer,
 )
+from vault.errors import NotFound
 from vault.permissions import Permission
 
 TAG = "Key sets"
@@ -404,14 +405,29 @@ class AdoptInput(StrictSerializer):
     )
 
 
-class AdoptedSerializer(serializers.Serializer[Any]):
+class AdoptedSerializer(CreatedMixin, serializers.Serializer[Any]):
     """The CloudKey, and what to know about the key behind it."""
 
     cloud_key = CloudKeySerializer()
     rotated = serializers.BooleanField(
         help_text="Whether it encrypts with a new key from the start, and with the old one only decrypts."
     )
-    warnings = serializers.ListField(child=serializers.CharField())
+    warnings = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="Empty when the answer is repeated: the HSM is not asked again.",
+    )
+
+
+def _adopted(request: Any, made: Made) -> dict[str, Any]:
+    # Whoever may take keys over need not be of the vault, and is told of the key just as the first time.
+    request.actor.require(Permission.APPLIANCE_MANAGE_HSMS)
+    key = CloudKey.objects.filter(pk=made.target_id).first()
+    if key is None:
+        raise NotFound("What the first request made is gone.")
+    data: dict[str, Any] = AdoptedSerializer(
+        {"cloud_key": key, "rotated": key.versions.count() > 1, "warnings": []}
+    ).data
+    return data
 
 
 class KeySetAdopt(ApiView):
@@ -428,8 +444,9 @@ class KeySetAdopt(ApiView):
         request_example={"key_label": "foo", "name": "payments-old", "region": "eu-west-1"},
         response=AdoptedSerializer,
         status=201,
-        example={"cloud_key": KEY, "rotated": True, "warnings": []},
+        example={"cloud_key": KEY, "rotated": True, "warnings": [], "idempotency_replayed": False},
         errors=(404, 409),
+        replay=Replay(CloudKey, _adopted),
         may_take_long=True,
     )
     def post(self, request: Any, key_set_id: UUID) -> Response:

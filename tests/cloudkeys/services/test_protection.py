@@ -509,3 +509,18 @@ def test_what_is_wrong_with_an_adoption(
             adopt(cast.actor("appliance"), key_set, **values, cka_id=first.hex()).key.external_key_id
             == "twice"
         )
+
+
+def test_a_repeated_request_adopts_once(cast: Cast, hsms: FakeHsms, hsm: HsmConnection) -> None:
+    hsms.put("foo", wrap=True)
+    address = f"/api/v1/key-sets/{make_set(cast, 'hsm-resident').pk}/adopt"
+    body = {"key_label": "foo", "name": "payments-old", "region": "eu-west-1"}
+    api = cast.api("appliance")
+    first = api.post(address, body, headers={"Idempotency-Key": "taken-over-once"})
+    assert (first.status_code, len(first.json()["warnings"])) == (201, 1)
+    calls = list(hsms.calls)
+    again = api.post(address, body, headers={"Idempotency-Key": "taken-over-once"})
+    assert again.status_code == 201
+    assert again.json() == {**first.json(), "warnings": [], "idempotency_replayed": True}
+    assert hsms.calls == calls
+    assert CloudKey.objects.filter(name="payments-old").count() == 1
