@@ -1,5 +1,7 @@
 """make test: the whole suite on PostgreSQL and Redis, then what touches the database again on SQLite.
 
+What is marked slow is left out of the second run, and comes with what is marked long in make test-long.
+
     run_tests.py [--long] [PYTEST ARGUMENTS...]
 
 The last line sums both runs up: N passed, N failed, N skipped.
@@ -46,10 +48,10 @@ def main(arguments: list[str]) -> int:
     """Run both and return 0 only when both passed."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     began = time.monotonic()
-    chosen = ["-m", "not long"]
+    chosen, again = ["-m", "not long"], ["-m", "not long and not slow"]
     if "--long" in arguments:
         arguments.remove("--long")
-        chosen = ["-m", "long"]
+        chosen, again = ["-m", "long"], ["-m", "long or slow"]
     # What the caller has set for a Keystead of their own must not reach the tests.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KEYSTEAD_")}
     results = []
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> int:
         with services.running() as environ:
             command = [*chosen, *arguments]
             results.append(run_pytest("PostgreSQL and Redis", command, {**clean, **environ}, first))
-        command = [*chosen, "--database-only", *arguments]
+        command = [*again, "--database-only", *arguments]
         results.append(run_pytest("SQLite, what touches the database", command, clean, second))
         passed, failed, skipped = (a + b for a, b in zip(counts(first), counts(second), strict=True))
     # A selection by name may leave nothing for the second run; nothing in the first is a mistake.

@@ -18,6 +18,7 @@ needs_tools = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 @needs_tools
 def test_smoke_run(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"

@@ -17,7 +17,7 @@ import httpx
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 REGION = "eu-west-1"
 OLD_USED_FOR_S = 4
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WANTED = "redis-server softhsm2 p11-kit curl jq prometheus chromium wrk nghttp2-client"
+WANTED = "gcc redis-server softhsm2 p11-kit curl jq prometheus chromium wrk nghttp2-client"
 PROGRAMS = (
+    "gcc",
     "redis-server",
     "softhsm2-util",
     "p11-kit",

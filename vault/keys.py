@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from django.db import IntegrityError, models, transaction
+from django.db import IntegrityError, connection, models, transaction
 
 from hsm import wire
 from hsm.base import DataInvalid, HsmError, KeyWrapper, WrongWrappingKey
@@ -130,8 +130,16 @@ class HsmRoot:
         )
 
 
+def _has_tables() -> bool:
+    if connection.vendor == "sqlite" and not Path(connection.settings_dict["NAME"]).exists():
+        return False
+    return HsmKey._meta.db_table in connection.introspection.table_names()
+
+
 def _find_hsm_root(key_id: str) -> HsmRoot | None:
     """The root key with this id in an HSM: by its record or, after a restore elsewhere, by asking every HSM for it."""
+    if not _has_tables():
+        return None  # a backup is restored where there is no database yet
     found = (
         HsmKey.objects.filter(cka_id=key_id, purpose=HsmKey.Purpose.ROOT, state=HsmKey.State.ACTIVE)
         .values_list("connection_id", flat=True)

@@ -421,7 +421,7 @@ class AdoptedSerializer(CreatedMixin, serializers.Serializer[Any]):
 def _adopted(request: Any, made: Made) -> dict[str, Any]:
     # Whoever may take keys over need not be of the vault, and is told of the key just as the first time.
     request.actor.require(Permission.APPLIANCE_MANAGE_HSMS)
-    key = CloudKey.objects.filter(pk=made.target_id).first()
+    key = CloudKey.objects.filter(pk=made.target_id).first() if made.target_id is not None else None
     if key is None:
         raise NotFound("What the first request made is gone.")
     data: dict[str, Any] = AdoptedSerializer(

@@ -280,7 +280,7 @@ def journalled(node: Plane) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
+@pytest.mark.parametrize("kind", [pytest.param("SQLite", marks=pytest.mark.long), "PostgreSQL"])
 def test_an_agent_killed_while_it_ships_loses_and_doubles_nothing(kind: str) -> None:
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(postgres()).url if kind == "PostgreSQL" else ""

@@ -131,7 +131,7 @@ class MemberInput(StrictSerializer):
 
 
 def _member_specs(data: Any) -> list[MemberSpec]:
-    return [MemberSpec(each["serial"], each["label"]) for each in data]
+    return [MemberSpec(each.get("serial", ""), each.get("label", "")) for each in data]
 
 
 class CreateHsmSerializer(StrictSerializer):

@@ -528,12 +528,14 @@ def test_connection(actor: Actor, connection_id: UUID, *, wait_s: float = TEST_S
     """
     wanted = request_test(actor, connection_id)
     ends = time.monotonic() + wait_s
-    while time.monotonic() < ends:
-        time.sleep(0.2)
+    while True:
         row = view_connection(actor, connection_id)
         if row.test_report is not None and row.test_report.get("id") == str(wanted):
             report: dict[str, Any] = row.test_report
             return report
+        if time.monotonic() >= ends:
+            break
+        time.sleep(0.2)
     raise Unavailable(
         "No keeper of HSMs has answered.",
         cure="Start `keystead hsm serve` on a host that has the vendor's client (keystead serve does so by itself), and look at its log.",
