@@ -41,6 +41,9 @@ USES_AT_ONCE = 1000
 FIRST_LOAD_S = 2.0
 """A new worker waits this long for its keys before it accepts connections, seconds."""
 
+ORPHAN_S = 0.5
+"""A worker looks this often whether its parent lives, seconds."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,6 +60,18 @@ def is_orphan() -> bool:
     """Whether the parent of this worker process has died, perhaps before end_with_parent was called."""
     parent = multiprocessing.parent_process()
     return parent is not None and os.getppid() != parent.pid
+
+
+async def end_when_orphaned() -> None:
+    """Have this process told to stop once its parent has died.
+
+    The kernel says so only once, and uvloop loses a signal that comes while it does not run: between
+    the end of what granian has it do first and the start of serving.
+    """
+    while not is_orphan():
+        await asyncio.sleep(ORPHAN_S)
+    log.error("the XKS server is gone: this worker ends")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _prctl(option: int, value: int) -> None:
@@ -119,6 +134,7 @@ class Link:
         self._socket_path = socket_path
         self._started_at_s = wire.boot_clock()
         self._task: asyncio.Task[None] | None = None
+        self._parent_watch: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._mistrusted = False  # after a refusal only a full load will do
         self._loaded = asyncio.Event()
@@ -126,6 +142,7 @@ class Link:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin in the background of ``loop``."""
         self._task = loop.create_task(self._run())
+        self._parent_watch = loop.create_task(end_when_orphaned())
         if self._report is not None:
             self._reporter = loop.create_task(self._report_for_ever(self._report))
 
@@ -149,8 +166,9 @@ class Link:
 
     async def stop(self) -> None:
         """Take leave of the agent, as far as it can be reached, and end."""
-        if self._reporter is not None:
-            self._reporter.cancel()
+        for watch in (self._reporter, self._parent_watch):
+            if watch is not None:
+                watch.cancel()
         if self._writer is not None:
             with contextlib.suppress(OSError):
                 if self._report is not None:

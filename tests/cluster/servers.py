@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import ClassVar
 
+import psycopg
+
 from tests.cluster.nodes import OUTSIDE, yield_to
 from tests.vault.serving import descendants, free_ports, wait_for
 
@@ -84,6 +86,22 @@ class Database(Server):
             extra_groups=[] if user else None,
         )
         self.url = f"postgres://keystead:{password}@127.0.0.1:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it and wait until it answers: while it recovers it accepts connections only to refuse them."""
+        super().start()
+        refusal: list[psycopg.OperationalError] = []
+
+        def answers() -> bool:
+            try:
+                psycopg.connect(self.url, connect_timeout=5).close()
+            except psycopg.OperationalError as error:
+                refusal[:] = [error]
+                return False
+            return True
+
+        if not wait_for(answers, services.START_SECONDS):
+            raise services.ServiceFailed(f"postgres did not become ready: {refusal[0]}")
 
     def command(self) -> list[str]:
         """See Server. Durability is on: what is measured is what people run."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.vault.serving import is_alive, wait_for
 from tests.xks import world
 from tests.xks.fake_agent import FakeAgent
 from xks import tls, wire
@@ -107,7 +108,7 @@ def run_server(program: str = "-m", *, workers: int = 2, **environment: str) -> 
                 yield Running(folder, agent, port, process)
             finally:
                 process.kill()
-                process.communicate()
+                process.communicate(timeout=30)  # a worker that lives on would hold the pipe for ever
 
 
 @pytest.fixture(scope="module")
@@ -326,10 +327,8 @@ def test_workers_end_with_a_server_that_is_killed() -> None:
         workers = running.workers()
         running.process.kill()
         running.process.wait()
-        for pid in workers:
-            running.agent.wait_for(
-                lambda message, pid=pid: isinstance(message, wire.Goodbye) and message.pid == pid  # type: ignore[misc]
-            )
+        # With or without a Goodbye: one that had only just begun to serve may be ended by the kernel's alarm.
+        assert wait_for(lambda: not any(map(is_alive, workers)), 20), workers
 
 
 def test_sigterm_lets_a_request_finish_and_takes_leave() -> None:
