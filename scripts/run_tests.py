@@ -54,6 +54,8 @@ def main(arguments: list[str]) -> int:
         chosen, again = ["-m", "long"], ["-m", "long or slow"]
     # What the caller has set for a Keystead of their own must not reach the tests.
     clean = {name: value for name, value in os.environ.items() if not name.startswith("KEYSTEAD_")}
+    # The suite starts some hundred Pythons; without this each would compile all of Keystead again.
+    clean.pop("PYTHONDONTWRITEBYTECODE", None)
     results = []
     with tempfile.TemporaryDirectory(prefix="keystead-reports-") as folder:
         first, second = Path(folder) / "postgres.xml", Path(folder) / "sqlite.xml"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pytest
@@ -50,8 +51,12 @@ CHECKS = [
 ]
 
 
+@cache
 def load() -> Any:
-    """The document, tied to the WSGI application; credentials are ours to send, not schemathesis's to invent."""
+    """The document, tied to the WSGI application; credentials are ours to send, not schemathesis's to invent.
+
+    Once a process: schemathesis reads the application's source for constants to try, which takes longer than a test.
+    """
     generation = GenerationConfig(with_security_parameters=False)
     # schemathesis's own list has no 413 (too large to be looked at) and no 412.
     refused = NegativeDataRejectionConfig(

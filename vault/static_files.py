@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
@@ -21,6 +21,15 @@ _MOST_FILES: Final = 256
 
 class CompressedStaticMiddleware(WhiteNoiseMiddleware):  # type: ignore[misc]
     """WhiteNoise that sends text gzipped (RFC 9110, 8.4.1.3) to whoever accepts it."""
+
+    _found: ClassVar[dict[str, Any]] = {}
+
+    def add_files_from_finders(self) -> None:
+        """Look for the packages' files once a process: they do not change, and each test client makes a handler."""
+        if not self._found:
+            super().add_files_from_finders()
+            self._found.update(self.files)
+        self.files.update(self._found)
 
     @staticmethod
     def serve(static_file: Any, request: HttpRequest) -> HttpResponseBase:

@@ -68,10 +68,12 @@ async def end_when_orphaned() -> None:
     The kernel says so only once, and uvloop loses a signal that comes while it does not run: between
     the end of what granian has it do first and the start of serving.
     """
-    while not is_orphan():
+    while True:
         await asyncio.sleep(ORPHAN_S)
-    log.error("the XKS server is gone: this worker ends")
-    os.kill(os.getpid(), signal.SIGTERM)
+        if is_orphan():
+            log.error("the XKS server is gone: this worker ends")
+            os.kill(os.getpid(), signal.SIGTERM)
+            return
 
 
 def _prctl(option: int, value: int) -> None:
