@@ -33,6 +33,7 @@ from hsm.spawning import Running, spawn
 from vault import env, hsm_pins, keys
 from vault.errors import ValidationFailed
 from vault.hsm_groups import client_of, run_folder, socket_path
+from vault.hsm_locked import first_line, unwritten, wait_briefly
 from vault.hsm_modules import check_environment, check_module
 from vault.hsm_pins import PinMissing
 from vault.hsm_sight import State, tell
@@ -137,6 +138,7 @@ class MemberWatch(threading.Thread):
         self._next_trial = 0.0
         self._told: tuple[str | None, str] = (None, "")
         self._tell_again = 0.0
+        self._refusals: dict[str, str] = {}  # not written down yet, because the database was away or locked
 
     # --- from outside ---
 
@@ -154,6 +156,7 @@ class MemberWatch(threading.Thread):
 
     def run(self) -> None:
         """Until told to stop."""
+        wait_briefly()
         try:
             while not self._stopping.is_set():
                 try:
@@ -247,28 +250,49 @@ class MemberWatch(threading.Thread):
             self._good = _Credential(None, "")
             return running
         pin, mark = self._pin(connection)
-        if hsm_pins.is_refused(member, mark):
+        if mark in self._refusals:
+            self._write_refusal(mark, self._refusals[mark])
+        if mark in self._refusals or hsm_pins.is_refused(member, mark):
             raise NotNow(
                 "The PIN was refused, and nobody tries it again. Change it on the HSM's page once the right one is known.",
                 2.0,
             )
-        if not hsm_pins.claim(member.pk, mark, self.host):
+        try:
+            claimed = hsm_pins.claim(member.pk, mark, self.host)
+        except DatabaseError as error:
+            # Another transaction holds the database (SQLite has one writer). As with the database away: what has been
+            # seen to be right is not asked for leave.
+            if self._good is None or self._good.mark != mark:
+                raise NotNow("The database does not take the claim of a login at present.", 1.0) from error
+            log.warning("hsm: a helper is started without a claim: the database is locked", member=self.name)
+            claimed = True
+        if not claimed:
             raise NotNow("Another process logs in just now.", 0.5)
         try:
             running = self._launch(plan, pin, socket)
         except HsmAuthenticationFailed as error:
-            hsm_pins.refused(member.pk, mark, str(error))
+            self._write_refusal(mark, str(error))
             log.error("hsm: the PIN was refused; nobody tries it again", member=str(member), error=str(error))
             raise
         except _Unsaid as error:
-            hsm_pins.unknown(member.pk, mark)
+            with unwritten("that a login's end is unknown"):
+                hsm_pins.unknown(member.pk, mark)
             raise HsmUnavailable(str(error)) from None
         except HsmError:
-            hsm_pins.released(member.pk, mark)
+            with unwritten("that no login was tried"):
+                hsm_pins.released(member.pk, mark)
             raise
-        hsm_pins.accepted(member.pk, mark)
         self._good = _Credential(pin, mark)
+        with unwritten("that a login was accepted"):  # the claim ends by itself
+            hsm_pins.accepted(member.pk, mark)
         return running
+
+    def _write_refusal(self, mark: str, why: str) -> None:
+        """Write that the token refused a PIN; until that is done this keeper knows it at least."""
+        self._refusals[mark] = why
+        with unwritten("that a PIN was refused"):
+            hsm_pins.refused(self.member_id, mark, why)
+            del self._refusals[mark]
 
     def _pin(self, connection: HsmConnection) -> tuple[Secret, str]:
         try:
@@ -398,8 +422,7 @@ class MemberWatch(threading.Thread):
     def _refused_meanwhile(self, why: str) -> None:
         """The helper logged in again, after a session was lost, and the token did not take the PIN any more."""
         if self._good is not None and self._good.mark:
-            with contextlib.suppress(DatabaseError):
-                hsm_pins.refused(self.member_id, self._good.mark, why)
+            self._write_refusal(self._good.mark, why)
         self._good = None
         self._end_helper()
         self._later(2.0)
@@ -419,7 +442,8 @@ class MemberWatch(threading.Thread):
         try:
             tell(self.member_id, self.host, state, message, **about)
         except DatabaseError as error:
-            log.warning("hsm: the database is away; helpers go on", error=type(error).__name__)
+            self._told = (None, "")  # told again at the next occasion
+            log.warning("hsm: the database takes nothing now; helpers go on", error=first_line(error))
 
 
 class _Unsaid(HsmUnavailable):
@@ -469,7 +493,7 @@ class Keeper:
                 try:
                     self.look()
                 except DatabaseError as error:
-                    log.warning("hsm: the database is away; helpers go on", error=type(error).__name__)
+                    log.warning("hsm: the database does not answer; helpers go on", error=first_line(error))
                 close_old_connections()
                 pulse()
                 self._stopping.wait(LOOK_S)

@@ -26,6 +26,7 @@ from vault.actors import Actor
 from vault.changes import change
 from vault.hsm_keeper import SLOW_MS, round_trip
 from vault.hsm_keys import Reached, check_flags, holds, leave, reach, remove_orphans, spread_key
+from vault.hsm_locked import first_line
 from vault.hsm_sight import conclude
 from vault.models import AuditEvent, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember
 
@@ -77,7 +78,7 @@ class ConnectionWatch(threading.Thread):
             try:
                 self._turn()
             except DatabaseError as error:
-                log.warning("hsm: the database is away", error=type(error).__name__)
+                log.warning("hsm: the database does not answer", error=first_line(error))
             except Exception:
                 log.exception(
                     "hsm: looking after a connection failed; it goes on", connection=str(self.connection_id)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
+import time
+from datetime import timedelta
 
 import pytest
+from django.db import OperationalError, connection
 from django.utils import timezone
 
 from hsm import wire
 from tests.vault.hsm_world import ACTOR, PIN, hsm_world, until
-from vault import hsm
+from vault import hsm, hsm_pins
 from vault.errors import Conflict
+from vault.hsm_keeper import MemberWatch
 from vault.hsm_keys import leave, reach
 from vault.hsm_watch import compare_members, sweep_keys
 from vault.keys import ensure_root_key
@@ -150,6 +156,69 @@ def test_a_helper_that_is_killed_comes_back_and_the_audit_record_tells(one):
         lambda: AuditEvent.objects.filter(action="vault:hsm_member:state").count() >= 2, what="gone and back"
     )
     assert until(lambda: one.serving(row))
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="only SQLite has one writer")
+def test_a_helper_that_is_killed_comes_back_while_another_process_holds_the_database(one):
+    """Somebody's long transaction must not keep an HSM away."""
+    row = one.connect("one")
+    keeper = one.keep()
+    until(lambda: one.serving(row))
+    (watch,) = keeper.members.values()
+    watch._began -= 120  # it has run well for long
+    before = watch.running.pid
+    group = hsm.sync_group(row.pk)
+    key = bytes.fromhex(until(lambda: HsmConnection.objects.get().health_key))
+
+    writer = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
+    with contextlib.closing(writer):
+        writer.execute("BEGIN IMMEDIATE")
+        began = time.monotonic()
+        os.kill(before, signal.SIGKILL)
+        back = until(lambda: (it := watch.running) and it.pid != before and it.ready and it, within_s=15)
+        assert time.monotonic() - began < 12
+        made = group.encrypt(key, b"value", b"aad", deadline=wire.boot_clock() + 5)
+        assert made.ciphertext
+        writer.execute("ROLLBACK")
+
+    # What could not be written is written afterwards, and nothing was started twice.
+    until(lambda: one.serving(row) and HsmMember.objects.get().pin_accepted_mark == "v1")
+    assert watch.running is back
+    assert back.exit_code is None
+    assert HsmMember.objects.get().pin_refused_marks == []
+
+
+def test_a_refused_pin_is_tried_once_though_the_refusal_cannot_be_written(one, monkeypatch):
+    attempts = []
+    launch = MemberWatch._launch
+
+    def counted(self, plan, pin, socket):
+        attempts.append(pin)
+        return launch(self, plan, pin, socket)
+
+    refused = hsm_pins.refused
+    locked = [True]
+
+    def write(*args):
+        if locked[0]:
+            raise OperationalError("database is locked")
+        refused(*args)
+
+    monkeypatch.setattr(MemberWatch, "_launch", counted)
+    monkeypatch.setattr(hsm_pins, "refused", write)
+    monkeypatch.setattr(hsm_pins, "CLAIM", timedelta(0))
+    row = one.connect("one", pin="not the PIN")
+    keeper = one.keep()
+    until(lambda: attempts and keeper.members and next(iter(keeper.members.values()))._refusals)
+    time.sleep(5)
+
+    assert len(attempts) == 1
+    assert HsmMember.objects.get().pin_refused_marks == []
+    locked[0] = False
+    until(lambda: HsmMember.objects.get().pin_refused_marks == ["v1"])
+    assert len(attempts) == 1
+    assert AuditEvent.objects.filter(action="vault:hsm_pin:refuse").count() <= 1
+    assert not one.serving(row)
 
 
 def test_a_helper_that_hangs_is_killed_and_replaced(one):
