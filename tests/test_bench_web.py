@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_small_run() -> None:
     given = ["--keys", "40", "--events", "400", "--rounds", "1", "--only", "audit", "--json"]
     done = subprocess.run(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -38,6 +38,8 @@ log = structlog.get_logger("keystead.agent")
 REPEAT_ALARM_S = 10.0
 RETRY_S = 0.5
 TIDY_S = 60.0
+SETTLE_BEATS = 5
+"""For so many beats workers have time to connect before journals are sealed that nobody knows: none may still be written."""
 _ENDS = {"clean": "CLEAN", "next": "KILLED", "killed": "KILLED", "damaged": "DAMAGED", "missing": "LOST"}
 
 Give = Callable[[ProcessName, str, bytes], None]
@@ -94,6 +96,17 @@ class Journals:
             self._seal_segments(row, ended=ended)
             if ended and row.ended_at is not None:
                 self._cursors.pop(row.id, None)
+
+    def known(self, chains: Iterable[str]) -> set[str]:
+        """Return those of the chains that the database knows, open ones alone."""
+        found = JournalChain.objects.filter(
+            pk__in=[UUID(hex=chain) for chain in chains], node_name=self.node_name, ended_at=None
+        )
+        return {pk.hex for pk in found.values_list("pk", flat=True)}
+
+    def has_begun(self, chain: str) -> bool:
+        """Whether a worker has written something of a chain."""
+        return bool(segments_of(self._folder, chain))
 
     def tidy(self) -> None:
         """Compress what is sealed and counted, a segment at a time, and about every minute drop what is old."""
@@ -231,8 +244,12 @@ class Keeper(threading.Thread):
         self._news = threading.Condition()
         self._wanting: dict[ProcessName, None] = {}
         self._gone: set[str] = set()
+        self._chains: dict[ProcessName, str] = {}
+        self._moving: dict[ProcessName, str] = {}
         self._stopping = False
         self._alarmed_at: float | None = None
+        self._began = time.monotonic()
+        self._chains_known = False
         self._restore_sealed = False
 
     def wanted(self, process: ProcessName) -> None:
@@ -241,10 +258,17 @@ class Keeper(threading.Thread):
             self._wanting[process] = None
             self._news.notify()
 
+    def holds(self, process: ProcessName, chain: str) -> None:
+        """A worker has connected and writes this chain already."""
+        with self._news:
+            self._chains[process] = chain
+            self._chains_known = False
+
     def gone(self, process: ProcessName) -> None:
         """A worker has said goodbye, or its process has ended."""
         with self._news:
             self._wanting.pop(process, None)
+            self._chains.pop(process, None)
             self._gone.add(str(process))
             self._news.notify()
 
@@ -276,9 +300,12 @@ class Keeper(threading.Thread):
         try:
             if not self._restore_sealed:
                 seal_restore()  # before any seal that would stand where others stood before the restore
+            if not self._chains_known:
+                self._want_known_chains()
+            self._hand_out()
+            if not self._restore_sealed and self._all_have_moved():
                 seal_strays(self._journals.node_name, self._journals.folder)
                 self._restore_sealed = True
-            self._hand_out()
             with self._news:
                 gone = set(self._gone)
             self._journals.tend(gone)
@@ -287,10 +314,33 @@ class Keeper(threading.Thread):
             self._alarmed_at = None
         except (Error, psycopg.Error) as error:
             close_own_connection()
-            self._restore_sealed = False  # another database may answer next
+            self._chains_known = self._restore_sealed = False  # another database may answer next
             self._alarm("the database does not answer the keeper of journals", error)
         except (OSError, RootKeyError, EventsBroken) as error:
             self._alarm("journals cannot be anchored and sealed", error)
+
+    def _want_known_chains(self) -> None:
+        """Have workers begin anew whose chain the database has lost: nobody would anchor, seal or ship it."""
+        with self._news:
+            self._chains_known = True
+            held = dict(self._chains)
+        known = self._journals.known(held.values())
+        for process, chain in held.items():
+            if chain not in known:
+                log.warning("a worker writes a journal that the database has lost", chain=chain)
+                with self._news:
+                    self._moving[process] = ""
+                    self._wanting[process] = None
+
+    def _all_have_moved(self) -> bool:
+        """Whether nothing more is written to chains that the database has lost, as far as workers had time to say so."""
+        if time.monotonic() < self._began + SETTLE_BEATS * self._beat_s:
+            return False
+        with self._news:
+            for process, chain in list(self._moving.items()):
+                if process not in self._chains or (chain and self._journals.has_begun(chain)):
+                    del self._moving[process]
+            return not self._moving
 
     def _hand_out(self) -> None:
         while True:
@@ -300,7 +350,12 @@ class Keeper(threading.Thread):
                 return
             row, state = new_chain(self._journals.node_name, process)
             with self._news:
-                self._wanting.pop(process, None)
+                if process not in self._wanting:
+                    continue  # gone meanwhile: its chain ends as one that never began
+                self._wanting.pop(process)
+                self._chains[process] = row.id.hex
+                if process in self._moving:
+                    self._moving[process] = row.id.hex
             self._give(process, row.id.hex, state)
 
     def _alarm(self, event: str, error: Exception) -> None:

@@ -141,6 +141,10 @@ class Journals(Protocol):
         """A worker has connected and has no journal yet."""
         ...
 
+    def holds(self, process: ProcessName, chain: str) -> None:
+        """A worker has connected and writes this chain already."""
+        ...
+
     def gone(self, process: ProcessName) -> None:
         """A worker has said goodbye, or its process has ended."""
         ...
@@ -371,8 +375,11 @@ class Workers:
         self._watch_exit(process, peer_pid)
         self._census.joined(process, hello.generation)
         link.has_journal = bool(hello.journal)
-        if self._journals is not None and not link.has_journal:
-            self._journals.wanted(process)
+        if self._journals is not None:
+            if link.has_journal:
+                self._journals.holds(process, hello.journal)
+            else:
+                self._journals.wanted(process)
         log.info("worker connected", pid=process.pid, serves_generation=hello.generation)
         link.wake.set()
         sender = asyncio.create_task(self._send(link))

@@ -144,15 +144,21 @@ class FileJournal:
         self._ticker = loop.create_task(self._tick_for_ever())
 
     def start(self, chain: str, state: bytes) -> None:
-        """Begin a chain with the state of its first segment (32 bytes); once, the same again is ignored.
+        """Begin a chain with the state of its first segment (32 bytes); the same again is ignored.
+
+        Another one takes the place of the first, which the database has lost in a restore.
 
         Raises:
-            ValueError: another chain has begun, or the state has another length.
+            ValueError: the state has another length.
         """
         if chain == self.chain:
             return
-        if self.chain or len(state) != form.STATE_BYTES:
-            raise ValueError("a worker writes one chain from its start to its end")
+        if len(state) != form.STATE_BYTES:
+            raise ValueError(f"the state of a chain has {form.STATE_BYTES} bytes")
+        if self.chain:
+            log.warning("the journal is begun anew: the database does not know chain %s", self.chain)
+            self._end_chain()
+            self._segment, self._mac = -1, form.NO_MAC
         self.chain = chain
         self._state[:] = state
         self._must_roll = True
@@ -163,17 +169,21 @@ class FileJournal:
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.wait([self._ticker])
+        self._end_chain()
+        if self._flusher is not None:
+            self._flusher.stop()
+        self.guard.stop()
+        self._state[:] = bytes(len(self._state))
+
+    def _end_chain(self) -> None:
         try:
             self._write_counts()
             self._write_withheld()
             self._end_segment()
         except JournalUnavailable as error:
             log.error("the journal could not be closed in good order: %s", error)
+        self._withheld.clear()
         self._close_file()
-        if self._flusher is not None:
-            self._flusher.stop()
-        self.guard.stop()
-        self._state[:] = bytes(len(self._state))
 
     # --- what requests call -----------------------------------------------------------------------
 

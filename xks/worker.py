@@ -98,7 +98,7 @@ class KeyedJournal(Protocol):
     chain: str
 
     def start(self, chain: str, state: bytes) -> None:
-        """Begin to write.  Raises ValueError when another chain has begun."""
+        """Begin to write, or leave the chain before for this one.  Raises ValueError for a state that is none."""
 
     async def settled(self) -> None:
         """Wait until every answer that waits for its record has left, or been refused."""

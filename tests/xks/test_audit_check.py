@@ -21,7 +21,8 @@ from vault.actors import Actor
 from vault.changes import change
 from vault.models import AuditEvent, Generation
 from xks import journal_format as form
-from xks.agent_journal import Journals
+from xks.agent_journal import Journals, Keeper
+from xks.agent_registry import ProcessName
 from xks.agent_shipping import Shipping
 from xks.audit_check import Report, verify
 from xks.audit_seals import ensure_key, seal_events, seal_restore
@@ -300,6 +301,53 @@ def restored(world: World) -> tuple[World, str]:
     AuditKey.objects.update(seals=seals, last_digest=Seal(kept.line, bytes(kept.signature)).digest)
     Generation.objects.update_or_create(pk=1, defaults={"value": 10**12 + 5})
     return world, chain
+
+
+def test_a_worker_that_outlives_a_restore_begins_anew_before_its_old_journal_is_signed(world: World) -> None:
+    """Or what it writes from then on would be anchored, sealed and shipped by nobody."""
+    seals = AuditKey.objects.get().seals
+    process = ProcessName.of(os.getpid(), os.getpid(), 0.0)
+    row, journal = begin(world.folder, process)
+    journal.append(journals.record(generation=1))
+    given: list[tuple[ProcessName, str, bytes]] = []
+    journal_keeper = Journals("node-1", world.folder)
+    keeper = Keeper(
+        journal_keeper, give=lambda *told: given.append(told), failed=lambda error: None, beat_s=0.0
+    )
+    keeper.holds(process, row.id.hex)
+    keeper._work()
+    assert given == []  # the database knows it
+
+    lost = row.id.hex
+    row.delete()
+    AuditSeal.objects.filter(number__gt=seals).delete()
+    kept = AuditSeal.objects.get(number=seals)
+    AuditKey.objects.update(seals=seals, last_digest=Seal(kept.line, bytes(kept.signature)).digest)
+    Generation.objects.update_or_create(pk=1, defaults={"value": 10**12 + 5})
+    keeper._chains_known = keeper._restore_sealed = False  # as after any fault of the database
+    keeper._work()
+    ((to, chain, state),) = given
+    assert to == process
+    assert chain != lost
+    journal.append(journals.record(generation=2))  # until it hears of it, it goes on with the old one
+    assert '"strays"' not in "".join(AuditSeal.objects.values_list("line", flat=True))
+    journal.start(chain, state)
+    journal.append(journals.record(generation=3))
+    keeper._work()
+    (stray,) = [
+        json.loads(seal.line)["statement"]
+        for seal in AuditSeal.objects.filter(line__contains='"kind":"stray"')
+    ]
+    assert stray["chain"] == lost
+    assert [segment["records"] for segment in stray["segments"]] == [2]
+
+    journal._end_segment()
+    journal._close_file()
+    keeper.gone(process)
+    keeper._work()
+    report = world.check()
+    assert report.findings == []
+    assert JournalChain.objects.get(pk=chain).sealed_segments == 1
 
 
 def test_journals_of_the_lost_time_are_told_as_that(restored: tuple[World, str]) -> None:

@@ -16,7 +16,8 @@ from tests.xks import journals
 from xks import journal_format as form
 from xks.journal import JournalUnavailable
 from xks.journal_guard import StallGuard
-from xks.journal_writer import MAX_SOURCES, FileJournal
+from xks.journal_recovery import examine_file
+from xks.journal_writer import MAX_SOURCES, FileJournal, SyncMode, segment_path
 
 KEY = form.mac_key_of(journals.STATE)
 
@@ -61,9 +62,30 @@ def test_a_chain_begins_once(tmp_path: Path) -> None:
     journal = journals.make_journal(tmp_path)
     journal.start(journals.CHAIN, journals.STATE)  # the agent may say it again
     assert [path.name for path in (tmp_path / journals.CHAIN).iterdir()] == ["00000000.ksj"]
-    with pytest.raises(ValueError, match="one chain"):
-        journal.start("another", journals.STATE)
+    with pytest.raises(ValueError, match="32 bytes"):
+        journal.start("another", b"")
+    assert journal.chain == journals.CHAIN
     journal._close_file()
+
+
+@pytest.mark.parametrize("sync", ["write", "group"])
+async def test_another_chain_takes_the_place_of_the_first(tmp_path: Path, sync: SyncMode) -> None:
+    """The database lost the first in a restore."""
+    journal = journals.make_journal(tmp_path, sync=sync)
+    journal.run_on(asyncio.get_running_loop())
+    first = journal.append(journals.record())
+    journal.start("another", bytes(range(1, 33)))
+    second = journal.append(journals.record())
+    for recorded in (first, second):
+        if recorded is not None:
+            await recorded
+    await journal.stop()
+    for chain, state in ((journals.CHAIN, journals.STATE), ("another", bytes(range(1, 33)))):
+        entries = list(form.read_entries(segment_path(tmp_path, chain, 0).read_bytes()))
+        assert [entry.kind for entry in entries][-2:] == [form.RECORD, form.END]
+        assert [entry.kind for entry in entries].count(form.RECORD) == 1
+        found = examine_file(tmp_path, chain, 0, state, form.NO_MAC, followed=False, anchor=None)
+        assert (found.end, found.records) == ("clean", 1)
 
 
 def test_record_is_in_the_file_when_append_returns(tmp_path: Path) -> None:

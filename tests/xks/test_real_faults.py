@@ -232,6 +232,7 @@ def wall(tmp_path: Path) -> Any:
     return move
 
 
+@pytest.mark.long
 def test_a_wall_clock_that_jumps_neither_opens_nor_closes(wall: Any) -> None:
     """Every process of the node sees the jump, as when its host's clock is set; SQLite takes its times from them."""
     with plane(**wall.environ, **SHORT) as node:
@@ -280,7 +281,8 @@ def journalled(node: Plane) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("SQLite", marks=pytest.mark.long), "PostgreSQL"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL"])
 def test_an_agent_killed_while_it_ships_loses_and_doubles_nothing(kind: str) -> None:
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(postgres()).url if kind == "PostgreSQL" else ""

@@ -367,6 +367,7 @@ def working_credential(aws: Aws) -> Any:
     return check
 
 
+@pytest.mark.long  # what it bundles is tried crash by crash above
 def test_bulk_creates_each_row_once(shared: World, aws: Aws) -> None:
     numbers = iter(range(1000))
 
