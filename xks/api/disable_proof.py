@@ -12,6 +12,9 @@ from vault import env
 from vault.api.endpoints import ApiView, operation
 from xks.services.disable_proof import prove_disable
 
+SECONDS = 50.0
+"""No more is begun to be read after so long: a thread of the web server must not be had for as long as one likes."""
+
 
 class UseSerializer(serializers.Serializer[Any]):
     """One recorded use."""
@@ -102,7 +105,8 @@ class DisableProof(ApiView):
         summary="Prove that a disabled key has answered no use",
         description="Reads the journal and checks its MACs: after the key (or its store or vault) was disabled or blocked last and "
         "every worker had confirmed, was any use of it answered? Tells the last accepted and the first refused use, what was "
-        "read, and what is missing. Journals of other hosts are taken from the database, as far as they have come.",
+        "read, and what is missing. Journals of other hosts are taken from the database, as far as they have come. Reading stops "
+        f"after {SECONDS:.0f} s, INCOMPLETE and with a gap that says so: `keystead audit prove-disable` reads on to the end.",
         tag="Cloud keys",
         response=ProofSerializer,
         example=PROOF,
@@ -111,5 +115,5 @@ class DisableProof(ApiView):
     )
     def get(self, request: Any, key_id: UUID) -> Response:
         """GET"""
-        proof = prove_disable(request.actor, key_id, env.data_dir() / "journal")
+        proof = prove_disable(request.actor, key_id, env.data_dir() / "journal", seconds=SECONDS)
         return Response(ProofSerializer(proof.as_json()).data)

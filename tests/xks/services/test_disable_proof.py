@@ -207,6 +207,16 @@ def test_a_reading_that_is_cut_short_proves_nothing(world: World) -> None:
     assert "keystead audit prove-disable reads them all" in cut.gaps[-1]
 
 
+def test_over_the_api_reading_ends_after_a_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xks.api.disable_proof.SECONDS", -1.0)
+    world.record((world.generation, "OK", world.confirmed_at + SECOND))
+    answer = world.cast.api("owner").get(f"/api/v1/cloud-keys/{world.key.pk}/disable-proof")
+    assert answer.status_code == 200
+    told = answer.json()
+    assert (told["verdict"], told["segments"]) == ("INCOMPLETE", 0)
+    assert "keystead audit prove-disable reads them all" in told["gaps"][-1]
+
+
 def test_never_disabled(cast: Cast, data_dir: Path) -> None:
     key = owned_key(cast)
     with pytest.raises(Conflict, match="never been disabled"):
