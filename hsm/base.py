@@ -30,6 +30,13 @@ class HsmUnavailable(HsmError):
 class HsmTimeout(HsmUnavailable):
     """No answer came within the time that was left. The request may or may not have been carried out."""
 
+    alive = False
+    """The member has answered others meanwhile: it is well, only slower than the requests come."""
+
+
+class HsmLate(HsmTimeout):
+    """The asking process itself was held up until the time was over, which says nothing of the member."""
+
 
 class HelperGone(HsmUnavailable):
     """The member's helper process is not there, or ended: no slow token, nothing to wait for until it is started again."""

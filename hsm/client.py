@@ -14,10 +14,14 @@ import time
 from typing import Final, cast
 
 from hsm import wire
-from hsm.base import HelperGone, HsmBusy, HsmError, HsmTimeout, HsmUnavailable, ResidentCiphertext
+from hsm.base import HelperGone, HsmBusy, HsmError, HsmLate, HsmTimeout, HsmUnavailable, ResidentCiphertext
 
 _ABANDONED: Final = 256
 """So many requests in a row without any answer, and the connection counts as dead."""
+_LOOK_S: Final = 0.001
+"""When time is over, answers that lie in the socket already are taken first: the loop may have been held up."""
+_HELD_UP_S: Final = 0.005
+"""A timer that fires so much too late says that this process did not run."""
 
 
 class AsyncMember:
@@ -120,7 +124,19 @@ class _Link(asyncio.Protocol):
     """A connection to a helper and the requests that wait on it."""
 
     __slots__ = (
-        "_abandoned", "_frames", "_loop", "_member", "_next", "_outgoing", "_timer", "_timer_at", "_transport", "ended",
+        "_abandoned",
+        "_answered_at",
+        "_frames",
+        "_held_up",
+        "_looked",
+        "_loop",
+        "_member",
+        "_next",
+        "_outgoing",
+        "_timer",
+        "_timer_at",
+        "_transport",
+        "ended",
         "waiting",
     )  # fmt: skip
 
@@ -134,7 +150,11 @@ class _Link(asyncio.Protocol):
         self._abandoned = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
-        self.waiting: dict[int, tuple[float, asyncio.Future[wire.Done]]] = {}
+        self._looked = False
+        self._held_up = False
+        self._answered_at = 0.0
+        self.waiting: dict[int, tuple[float, float, asyncio.Future[wire.Done]]] = {}
+        """By number: when it was asked, when its time is over, and who waits."""
         self.ended = False
 
     async def ask(self, request: wire.Request, timeout_s: float, most: int) -> wire.Done:
@@ -148,9 +168,10 @@ class _Link(asyncio.Protocol):
         self._next = number = self._next + 1
         request.id = number
         loop = self._loop
-        ends = loop.time() + timeout_s
+        now = loop.time()
+        ends = now + timeout_s
         future: asyncio.Future[wire.Done] = loop.create_future()
-        waiting[number] = (ends, future)
+        waiting[number] = (now, ends, future)
         if not self._outgoing:
             loop.call_soon(self._flush)
         self._outgoing.append(request)
@@ -182,8 +203,8 @@ class _Link(asyncio.Protocol):
 
     def _fail(self, number: int, error: HsmError) -> None:
         held = self.waiting.pop(number, None)
-        if held is not None and not held[1].done():
-            held[1].set_exception(error)
+        if held is not None and not held[2].done():
+            held[2].set_exception(error)
 
     # --- time ------------------------------------------------------------------------------------------------
 
@@ -199,18 +220,33 @@ class _Link(asyncio.Protocol):
         now = self._loop.time()
         soonest = 0.0
         late = []
-        for number, (ends, _) in self.waiting.items():
+        for number, (_, ends, _) in self.waiting.items():
             if ends <= now:
                 late.append(number)
             elif not soonest or ends < soonest:
                 soonest = ends
-        for number in late:
-            self._fail(number, HsmTimeout(f"HSM member {self._member.member_id} did not answer in time"))
-        self._abandoned += len(late)
+        if late:
+            if not self._looked:
+                self._looked = True
+                self._held_up = now - self._timer_at > _HELD_UP_S
+                self._set_timer(now + _LOOK_S)
+                return
+            for number in late:
+                self._fail(number, self._timed_out(self.waiting[number][0]))
+            if not self._held_up:
+                self._abandoned += len(late)
+        self._looked = self._held_up = False
         if self._abandoned >= _ABANDONED:
             self.end(f"HSM member {self._member.member_id}: its helper does not answer")
         elif soonest:
             self._set_timer(soonest)
+
+    def _timed_out(self, asked_at: float) -> HsmTimeout:
+        if self._held_up:
+            return HsmLate("this process was held up until the time to ask the HSM was over")
+        error = HsmTimeout(f"HSM member {self._member.member_id} did not answer in time")
+        error.alive = self._answered_at > asked_at
+        return error
 
     # --- asyncio.Protocol ------------------------------------------------------------------------------------
 
@@ -219,16 +255,17 @@ class _Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         waiting = self.waiting
+        self._answered_at = self._loop.time()
         try:
             for payload in self._frames.feed(data):
                 for answer in wire.read_answers(payload):
                     held = waiting.pop(answer.id, None)
-                    if held is None or held[1].done():
+                    if held is None or held[2].done():
                         continue
                     if type(answer) is wire.Done:
-                        held[1].set_result(answer)
+                        held[2].set_result(answer)
                     else:
-                        held[1].set_exception(wire.error_of(answer))  # type: ignore[arg-type]
+                        held[2].set_exception(wire.error_of(answer))  # type: ignore[arg-type]
         except wire.ProtocolError as error:
             self.end(f"HSM member {self._member.member_id}: its helper speaks another protocol: {error}")
         self._abandoned = 0
@@ -246,7 +283,7 @@ class _Link(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         held, self.waiting = self.waiting, {}
-        for _, future in held.values():
+        for _, _, future in held.values():
             if not future.done():
                 future.set_exception(HelperGone(why))
         if self._transport is not None:

@@ -24,6 +24,7 @@ from hsm.base import (
     HsmAuthenticationFailed,
     HsmBusy,
     HsmError,
+    HsmLate,
     HsmTimeout,
     HsmUnavailable,
     KeyAmbiguous,
@@ -184,7 +185,7 @@ class _Routes(Generic[M]):
 
         Raises it again where another member would say the same.
         """
-        if isinstance(error, HsmTimeout) and given < PATIENCE_S:
+        if isinstance(error, HsmTimeout) and (given < PATIENCE_S or self._is_crowd(held, error)):
             self.abandoned(held, ticket)
             return
         if isinstance(error, HsmUnavailable | HsmAuthenticationFailed):
@@ -202,6 +203,16 @@ class _Routes(Generic[M]):
             self._note_lacking(held, key, now)
         elif isinstance(error, DataInvalid | KeyAmbiguous | MechanismUnavailable):
             raise error
+
+    def _is_crowd(self, held: _Held[M], error: HsmTimeout) -> bool:
+        """Whether a time-out tells of too many requests, or too little processor, and not of a member that fails.
+
+        To leave a member alone that answers others would turn some late answers into none at all, but where another
+        member can take them.
+        """
+        if isinstance(error, HsmLate):
+            return True
+        return error.alive and not any(each is not held and each.breaker.closed for each in self.held)
 
     def refusal(self, errors: list[HsmError], tried: int, now: float, alone: bool) -> HsmError:
         """Return what a request is told that no member has answered."""

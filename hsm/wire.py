@@ -343,4 +343,6 @@ def error_of(answer: Failed) -> base.HsmError:
     """Return the error that the other side raised, as one of ours."""
     error = _ERRORS.get(answer.error, base.HsmError)(answer.message)
     error.code = answer.code
+    if isinstance(error, base.HsmTimeout):
+        error.alive = True  # it says so itself
     return error

@@ -14,6 +14,7 @@ from hsm.base import (
     HsmAuthenticationFailed,
     HsmBusy,
     HsmError,
+    HsmLate,
     HsmTimeout,
     HsmUnavailable,
     KeyAmbiguous,
@@ -188,6 +189,59 @@ def test_all_hung_ends_within_the_budget(kind):
     with pytest.raises(HsmTimeout):
         world.encrypt()
     assert world.clock.now - began <= BUDGET_S + 1e-9
+
+
+def alive(message="slow"):
+    """A time-out of a member that answered others meanwhile."""
+    error = HsmTimeout(message)
+    error.alive = True
+    return error
+
+
+@pytest.mark.parametrize("names", ["a", "ab"])
+def test_a_process_that_was_held_up_blames_no_member(kind, names):
+    world = World(kind, names)
+    for each in names:
+        world[each].fault = HsmLate("held up")
+    for _ in range(FAILURES * 3):
+        with pytest.raises(HsmTimeout):
+            world.encrypt()
+    assert {each.breaker for each in world.group.states()} == {"closed"}
+    world["a"].fault = None
+    assert world.encrypt() == "a"
+
+
+def test_a_member_alone_that_answers_others_is_not_left_alone(kind):
+    """Too many requests make some answers late; a breaker that opens then makes all of them fail."""
+    world = World(kind, "a")
+    world["a"].fault = alive()
+    for _ in range(FAILURES * 3):
+        with pytest.raises(HsmTimeout):
+            world.encrypt()
+    assert world.group.states()[0].breaker == "closed"
+    world["a"].fault = None
+    assert world.encrypt() == "a"
+
+
+def test_a_member_that_is_too_slow_is_left_alone_where_another_is_well(world):
+    world["a"].fault = alive()
+    for _ in range(FAILURES):
+        assert world.encrypt() == "b"
+    assert [each.breaker for each in world.group.states()] == ["open", "closed"]
+    world["b"].fault = alive()  # now it stands alone
+    for _ in range(FAILURES):
+        with pytest.raises(HsmTimeout):
+            world.encrypt()
+    assert world.group.states()[1].breaker == "closed"
+
+
+def test_a_member_alone_that_answers_nobody_is_left_alone(kind):
+    world = World(kind, "a")
+    world["a"].fault = HsmTimeout("hung")
+    for _ in range(FAILURES):
+        with pytest.raises(HsmTimeout):
+            world.encrypt()
+    assert world.group.states()[0].breaker == "open"
 
 
 def test_a_request_whose_time_is_over_asks_nobody(world):

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -8,6 +9,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from hsm.base import (
     HsmAuthenticationFailed,
     HsmBusy,
     HsmError,
+    HsmLate,
     HsmTimeout,
     HsmUnavailable,
     KeyAmbiguous,
@@ -476,6 +479,77 @@ async def test_a_silent_helper_costs_no_more_than_the_time_given(tmp_path):
     silent.close()
     await silent.wait_closed()
     await asyncio.sleep(0.01)
+
+
+@contextlib.asynccontextmanager
+async def scripted(path, answers):
+    """A helper that does with each request, in turn, what ``answers`` says: an answer, or None for silence.
+
+    It runs in a thread: it answers though the loop that asks is held up.
+    """
+    turns = iter(answers)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path)
+    listening.listen()
+
+    def serve():
+        link, _ = listening.accept()
+        frames = wire.Frames()
+        with link:
+            while data := link.recv(65536):
+                for payload in frames.feed(data):
+                    for request in wire.read_requests(payload):
+                        if next(turns, None):
+                            link.sendall(wire.frame([wire.Done(request.id, data=b"answer")]))
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    member = AsyncMember("m", path)
+    try:
+        yield member
+    finally:
+        await member.close()
+        thread.join(5)
+        listening.close()
+
+
+async def test_an_answer_that_came_while_the_loop_was_held_up_is_taken(tmp_path):
+    async with scripted(str(tmp_path / "m.sock"), [True, True]) as member:
+        assert (await member.call(wire.Status(0), timeout_s=5)).data == b"answer"
+        asked = asyncio.ensure_future(member.call(wire.Status(0), timeout_s=0.05))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it has been sent
+        time.sleep(0.2)  # noqa: ASYNC251 - the loop is to be held up
+        assert (await asked).data == b"answer"
+
+
+async def test_who_was_held_up_himself_says_so(tmp_path):
+    async with scripted(str(tmp_path / "m.sock"), [True, False, False]) as member:
+        await member.call(wire.Status(0), timeout_s=5)
+        asked = asyncio.ensure_future(member.call(wire.Status(0), timeout_s=0.05))
+        await asyncio.sleep(0)
+        time.sleep(0.2)  # noqa: ASYNC251 - as above
+        with pytest.raises(HsmLate, match="held up"):
+            await asked
+        # The next one is waited for by a loop that runs: its time-out tells of the member.
+        with pytest.raises(HsmTimeout) as caught:
+            await member.call(wire.Status(0), timeout_s=0.05)
+        assert type(caught.value) is HsmTimeout
+        assert not caught.value.alive
+
+
+async def test_a_time_out_says_whether_the_member_answered_others(tmp_path):
+    async with scripted(str(tmp_path / "m.sock"), [True, False, True, False]) as member:
+        await member.call(wire.Status(0), timeout_s=5)
+        asked = asyncio.ensure_future(member.call(wire.Status(0), timeout_s=0.2))
+        await asyncio.sleep(0.05)
+        await member.call(wire.Status(0), timeout_s=5)
+        with pytest.raises(HsmTimeout) as caught:
+            await asked
+        assert caught.value.alive
+        with pytest.raises(HsmTimeout) as caught:
+            await member.call(wire.Status(0), timeout_s=0.05)
+        assert not caught.value.alive
 
 
 async def test_an_ending_helper_fails_what_waits(tmp_path):

@@ -95,6 +95,7 @@ def test_a_broken_configuration_is_refused_without_quoting_the_pin():
     [
         base.HsmUnavailable("gone"),
         base.HsmTimeout("late"),
+        base.HsmLate("held up"),
         base.HsmBusy("full"),
         base.HsmAuthenticationFailed("refused"),
         base.KeyNotFound("no key"),
