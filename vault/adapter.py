@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import smtplib
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from allauth.account.adapter import DefaultAccountAdapter
 from allauth.core import context
 from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.mfa.models import Authenticator
 from allauth.usersessions.adapter import DefaultUserSessionsAdapter
 from allauth.usersessions.models import UserSession
 from django.contrib.auth.base_user import AbstractBaseUser
@@ -23,8 +24,6 @@ from vault.errors import RateLimited, SignInFailed, ValidationFailed
 from vault.models import User
 from vault.secret import Secret
 from vault.services import sessions, users
-from vault.services.preferences import preferences_of
-from vault.web.frame import keep_looks
 
 logger = logging.getLogger("keystead.web")
 _MFA_PURPOSE = "allauth.mfa"
@@ -63,8 +62,6 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """Begin the session and record it."""
         person = cast("User", user)
         sessions.begin_session(request, _actor(request), person)
-        wishes = preferences_of(person)
-        keep_looks(request, wishes.theme, wishes.density)
 
     def logout(self, request: HttpRequest) -> None:
         """End the session and record it."""
@@ -102,7 +99,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
 
 
 class MfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
-    """Seeds of second factors are wrapped like every other secret."""
+    """Seeds of second factors are wrapped like every other secret; what goes wrong is said in our words."""
+
+    error_messages: ClassVar[dict[str, Any]] = {
+        **DefaultMFAAdapter.error_messages,
+        "cannot_delete_authenticator": "This is your last second factor, and it cannot be removed.",
+        "cannot_generate_recovery_codes": "Recovery codes stand in for a second factor: set one up first.",
+        "incorrect_code": "This code is not right, or it was used already. Wait for the next one, and check the clock of the phone.",
+    }
 
     def encrypt(self, text: str) -> str:
         """Wrap under the installation's KEK."""
@@ -111,6 +115,11 @@ class MfaAdapter(DefaultMFAAdapter):  # type: ignore[misc]
     def decrypt(self, encrypted_text: str) -> str:
         """Unwrap. Raises vault.keys.SecretUnreadable."""
         return keys.unseal_text(_MFA_PURPOSE, encrypted_text).reveal_text()
+
+    def generate_authenticator_name(self, user: AbstractBaseUser, type: Authenticator.Type) -> str:
+        """A name to begin with for one more passkey."""
+        number = Authenticator.objects.filter(user_id=user.pk, type=type).count() + 1
+        return f"Passkey {number}"
 
 
 class SessionsAdapter(DefaultUserSessionsAdapter):  # type: ignore[misc]

@@ -187,7 +187,7 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, object]] = {
 # --- people ---------------------------------------------------------------------------------------------------
 
 AUTH_USER_MODEL = "vault.User"
-AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTHENTICATION_BACKENDS = ["vault.sign_in_backend.SignInBackend"]
 AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 12}},
@@ -212,7 +212,11 @@ MESSAGE_STORAGE = "django.contrib.messages.storage.session.SessionStorage"
 MFA_ADAPTER = "vault.adapter.MfaAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "recovery_codes", "webauthn"]
 MFA_TOTP_ISSUER = "Keystead"
-MFA_FORMS = {"activate_totp": "vault.web.second_factor.ActivateForm"}
+MFA_FORMS = {
+    "activate_totp": "vault.web.second_factor.ActivateForm",
+    "add_webauthn": "vault.web.second_factor.AddPasskeyForm",
+    "edit_webauthn": "vault.web.second_factor.RenamePasskeyForm",
+}
 MFA_PASSKEY_LOGIN_ENABLED = True
 # Browsers themselves allow passkeys over plain HTTP on localhost alone.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not BEHIND_TLS

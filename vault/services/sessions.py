@@ -29,7 +29,7 @@ MAX_FAILURES_PAIR = 5
 MAX_FAILURES_ADDRESS = 30
 MAX_FAILURES_EMAIL = 100
 USE_NOTED_EVERY_S = 60
-BACKEND = "allauth.account.auth_backends.AuthenticationBackend"
+BACKEND = "vault.sign_in_backend.SignInBackend"
 
 
 @dataclass(frozen=True)

@@ -200,9 +200,17 @@ def get(mapping: Any, key: Any) -> Any:
 
 @register.inclusion_tag("parts/field.html")
 def field(
-    bound: forms.BoundField, unit: str = "", placeholder: str = "", autofocus: bool = False, hint: bool = True
+    bound: forms.BoundField,
+    unit: str = "",
+    placeholder: str = "",
+    autofocus: bool = False,
+    hint: bool = True,
+    needed: bool = False,
 ) -> dict[str, Any]:
-    """Label, control, help and errors of one form field: {% field form.name unit="days" %}."""
+    """Label, control, help and errors of one form field: {% field form.name unit="days" %}.
+
+    `needed`: a field that the form itself asks for only in some cases, drawn in the case where it has to be filled.
+    """
     widget = bound.field.widget
     described = [f"{bound.auto_id}-help"] if bound.help_text and hint else []
     described += [f"{bound.auto_id}-error"] if bound.errors else []
@@ -215,6 +223,8 @@ def field(
         extra["placeholder"] = placeholder
     if autofocus:
         extra["autofocus"] = True
+    if needed:
+        extra["aria-required"] = "true"
     many = isinstance(widget, forms.RadioSelect | forms.CheckboxSelectMultiple)
     units: dict[str, str] = getattr(bound.form, "units", {})
     return {
@@ -226,7 +236,7 @@ def field(
         "is_password": isinstance(widget, forms.PasswordInput),
         "is_hidden": bound.is_hidden,
         "hint": bound.help_text if hint else "",
-        "optional": not bound.field.required and not isinstance(widget, forms.CheckboxInput),
+        "optional": not (needed or bound.field.required) and not isinstance(widget, forms.CheckboxInput),
     }
 
 

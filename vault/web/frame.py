@@ -35,7 +35,6 @@ from vault.web.navigation import Section, sections
 logger = logging.getLogger("keystead.web")
 View = Callable[..., HttpResponse]
 METHODS = ("GET", "HEAD", "POST")
-LOOKS = "looks"  # of the session: theme, density
 THEMES = ("light", "dark")
 LAST_VAULT = "last-vault"
 _MOST_SWITCHED = 30
@@ -284,17 +283,17 @@ def back_url(request: HttpRequest) -> str:
     return parts.path + (f"?{parts.query}" if parts.query else "")
 
 
-def keep_looks(request: HttpRequest, theme: str, density: str) -> None:
-    """Draw this session's pages so from now on."""
-    request.session[LOOKS] = (theme, density)
-
-
 def preferences(request: HttpRequest) -> dict[str, Any]:
-    """Context processor: the looks that the person chose, kept in the session; before sign-in, what this browser has in cookies."""
-    session = getattr(request, "session", {})
-    theme, density = session.get(
-        LOOKS, (request.COOKIES.get("keystead-theme", ""), request.COOKIES.get("keystead-density", ""))
-    )
+    """Context processor: the looks that the person chose, in whichever browser; before sign-in, what this browser has in cookies."""
+    user = getattr(request, "user", None)
+    if isinstance(user, User):
+        wishes = getattr(user, "preferences", None)  # came with the user: vault/sign_in_backend.py
+        theme, density = (wishes.theme, wishes.density) if wishes is not None else ("", "")
+    else:
+        theme, density = (
+            request.COOKIES.get("keystead-theme", ""),
+            request.COOKIES.get("keystead-density", ""),
+        )
     return {
         "theme": theme if theme in THEMES else "",
         "density": "compact" if density == "compact" else "",

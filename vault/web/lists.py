@@ -56,6 +56,15 @@ class Head:
     direction: str
 
 
+@dataclass(frozen=True)
+class Sort:
+    """An order that can be chosen where a narrow window shows no heads: `value` as the address has it."""
+
+    value: str
+    label: str
+    chosen: bool
+
+
 @dataclass
 class ListPage:
     """What parts/list.html draws."""
@@ -67,6 +76,7 @@ class ListPage:
     first: int
     heads: list[Head]
     columns: tuple[Column, ...]
+    sorts: list[Sort]
     shown: frozenset[str]
     menus: list[tuple[FilterMenu, list[str]]]
     chips: list[Chip]
@@ -171,6 +181,7 @@ def read_list(
         first=start + 1,
         heads=[_head(given, column, ordering, listing) for column in columns if column.name in shown],
         columns=columns,
+        sorts=_sorts(columns, ordering, listing),
         shown=shown,
         menus=menu_list,
         chips=_chips(given, names, {menu.name: menu for menu, _ in menu_list}),
@@ -220,6 +231,18 @@ def _head(given: QueryDict, column: Column, ordering: str, listing: Listing) -> 
     now = {column.ordering: "ascending", f"-{column.ordering}": "descending"}.get(ordering, "")
     then = f"-{column.ordering}" if now == "ascending" else column.ordering
     return Head(column, _with(given, ordering=then, cursor=None, at=None, back=None), now)
+
+
+def _sorts(columns: tuple[Column, ...], ordering: str, listing: Listing) -> list[Sort]:
+    """Both directions of every column that can be sorted by, shown or not; the order in force is always among them."""
+    found = []
+    for column in columns:
+        if column.ordering and column.ordering in listing.orderings:
+            for value, words in ((column.ordering, "ascending"), (f"-{column.ordering}", "descending")):
+                found.append(Sort(value, f"{column.label}, {words}", value == ordering))
+    if found and not any(each.chosen for each in found):
+        found.insert(0, Sort(ordering, "Usual order", True))
+    return found
 
 
 def _chips(given: QueryDict, names: set[str], menus: dict[str, FilterMenu]) -> list[Chip]:

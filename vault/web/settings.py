@@ -18,7 +18,7 @@ from vault.permissions import Permission
 from vault.services import second_factor, users, vaults
 from vault.services.preferences import preferences_of, update_preferences
 from vault.web.forms import PageForm, submit
-from vault.web.frame import Can, can, done, keep_looks, page, person_page, vault_page
+from vault.web.frame import Can, can, done, page, person_page, vault_page
 from vault.web.people import with_factor
 
 HELP = {
@@ -200,11 +200,10 @@ def looks(request: Any) -> HttpResponse:
 
 
 def remember_looks(request: Any, response: HttpResponse, wishes: UserPreferences) -> None:
-    """Put theme and density into the session, and into the cookies by which the pages before sign-in are drawn.
+    """Put theme and density into the cookies by which the pages before sign-in are drawn.
 
     vault/static/vault/js/theme.js writes the same two cookies.
     """
-    keep_looks(request, wishes.theme, wishes.density)
     for name, value, usual in (
         (THEME_COOKIE, wishes.theme, UserPreferences.Theme.SYSTEM),
         (DENSITY_COOKIE, wishes.density, UserPreferences.Density.COMFORTABLE),

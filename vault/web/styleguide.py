@@ -16,7 +16,7 @@ from vault.errors import Conflict
 from vault.web import charts
 from vault.web.forms import Difference, PageForm
 from vault.web.frame import Can, page, person_page
-from vault.web.lists import Chip, Column, FilterMenu, Head, ListPage
+from vault.web.lists import Chip, Column, FilterMenu, Head, ListPage, Sort
 from vault.web.states import KINDS, states_of
 
 
@@ -189,6 +189,7 @@ def _sample_list(now: Any, rows: list[Any] | None = None, chips: list[Chip] | No
         first=1,
         heads=[Head(c, "?" if c.ordering else "", "ascending" if c.name == "name" else "") for c in COLUMNS],
         columns=COLUMNS,
+        sorts=[Sort("name", "Name, ascending", True), Sort("-name", "Name, descending", False)],
         shown=frozenset(c.name for c in COLUMNS),
         menus=[
             (FilterMenu("state", "State", (("ENABLED", "Enabled"), ("DISABLED", "Disabled"))), ["ENABLED"])

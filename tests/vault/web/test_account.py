@@ -6,6 +6,7 @@ import re
 import time
 from typing import Any
 
+import pytest
 from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.internal.auth import format_hotp_value, hotp_value
 from django.core import mail
@@ -15,6 +16,7 @@ from django.urls import reverse
 
 from tests.cast import PASSWORD, Cast
 from tests.web import Browser, text_of
+from vault import keys
 from vault.models import Vault
 
 NEW = "a sentence that nobody guesses"
@@ -126,7 +128,9 @@ def test_looks_are_the_persons_in_every_browser(cast: Cast) -> None:
         html = client.get("/accounts/profile/").content.decode()
         assert 'data-theme="dark" data-density="compact"' in html
     assert second.post("/accounts/looks/", {"theme": "", "density": ""}).status_code == 204
-    assert "data-theme" not in second.get("/accounts/profile/").content.decode().split("<head>")[0]
+    # What one browser chooses, the other draws on its next page, not only after its next sign-in.
+    for client in (second, first):
+        assert "data-theme" not in client.get("/accounts/profile/").content.decode().split("<head>")[0]
     assert Client().post("/accounts/looks/", {"theme": "dark"}).status_code == 302
 
 
@@ -135,3 +139,76 @@ def test_tabs_of_the_account(cast: Cast) -> None:
     for name in ("account", "usersessions_list", "tokens"):
         html = browser.get(reverse(name)).content.decode()
         assert html.count('aria-label="Your account"') == 1
+
+
+def test_the_second_factor_speaks_as_the_rest_of_the_product(cast: Cast) -> None:
+    """What django-allauth's own templates would say stands nowhere, from none to an app, codes and a passkey."""
+    theirs = (
+        r"Two-Factor Authentication|Security Keys|Deactivate|Are you sure|Not used\.|Authenticator secret|Activate|Passwordless|"
+        r"Master key"
+    )
+    client, _ = sign_in("owner@example.com", PASSWORD)
+    confirm(client)
+
+    def read(name: str, **at: Any) -> str:
+        answer = client.get(reverse(name, kwargs=at))
+        assert answer.status_code == 200, name
+        words = text_of(answer)
+        assert not re.search(theirs, words), (name, re.search(theirs, words))
+        return words
+
+    assert "You have no second factor yet." in read("mfa_index")
+    assert "Recovery codes" in read("mfa_index")
+    assert "No passkey yet" in read("mfa_list_webauthn")
+    assert "Sign in with it alone" in read("mfa_add_webauthn")
+    assert 'value="Passkey 1"' in client.get(reverse("mfa_add_webauthn")).content.decode()
+    set_up = reverse("mfa_activate_totp")
+    secret = re.search(r'value="([A-Z2-7]{32})"', client.get(set_up).content.decode())
+    assert secret
+    assert "Scan this picture with the app." in read("mfa_activate_totp")
+    secret = re.search(r'value="([A-Z2-7]{32})"', client.get(set_up).content.decode())
+    assert secret
+    wrong = text_of(client.post(set_up, {"code": "000000"}))
+    assert "This code is not right, or it was used already." in wrong
+    done = client.post(set_up, {"code": code_of(secret[1])}, follow=True)
+    assert "10 of 10 unused" in text_of(done)
+    words = read("mfa_index")
+    assert "In use" in words
+    assert "10 of 10 unused" in words
+    assert "10 unused codes that you have now open nothing" in read("mfa_generate_recovery_codes")
+    made = Authenticator.objects.create(
+        user=cast.users["owner"],
+        type="webauthn",
+        data={"name": "Blue key", "credential": {}, "passwordless": True},
+    )
+    assert "Blue key" in read("mfa_list_webauthn")
+    assert "Rename passkey" in read("mfa_edit_webauthn", pk=made.pk)
+    assert "Remove passkey Blue key?" in read("mfa_remove_webauthn", pk=made.pk)
+    assert "Remove the authenticator app?" in read("mfa_deactivate_totp")
+    renamed = client.post(
+        reverse("mfa_edit_webauthn", kwargs={"pk": made.pk}), {"name": "Red key"}, follow=True
+    )
+    assert "Red key" in text_of(renamed)
+    assert "Passkeys" in text_of(
+        client.post(reverse("mfa_remove_webauthn", kwargs={"pk": made.pk}), follow=True)
+    )
+    assert not Authenticator.objects.filter(pk=made.pk).exists()
+
+
+def test_whoever_has_a_code_or_a_passkey_may_confirm_with_it(
+    cast: Cast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("allauth.mfa.webauthn.internal.auth.get_credentials", lambda user: [])
+    user = cast.users["owner"]
+    Authenticator.objects.create(
+        user=user, type="totp", data={"secret": keys.seal_text("allauth.mfa", "A" * 32)}
+    )
+    Authenticator.objects.create(user=user, type="webauthn", data={"name": "Blue key", "credential": {}})
+    client = cast.session("owner")
+    words = text_of(client.get(reverse("account_reauthenticate")))
+    assert "Use a code instead" in words
+    assert "Use a passkey instead" in words
+    for name in ("mfa_reauthenticate", "mfa_reauthenticate_webauthn"):
+        words = text_of(client.get(reverse(name)))
+        assert "Confirm that it is you" in words
+        assert "Use the password instead" in words

@@ -41,13 +41,13 @@ def test_the_side_bar_holds_what_one_may_open(cast: Cast) -> None:
     assert "/appliance/" not in Browser(cast, "owner").get("/accounts/profile/").content.decode()
 
 
-def test_the_theme_is_the_browsers_choice(cast: Cast) -> None:
-    browser = Browser(cast, "owner")
-    assert "data-theme" not in browser.get("/accounts/profile/").content.decode().split("<head>")[0]
+def test_the_theme_before_sign_in_is_the_browsers(cast: Cast) -> None:
+    browser = Browser(cast, "anonymous")
+    assert "data-theme" not in browser.get("/accounts/login/").content.decode().split("<head>")[0]
     browser.client.cookies["keystead-theme"] = "dark"
-    assert 'data-theme="dark"' in browser.get("/accounts/profile/").content.decode()
+    assert 'data-theme="dark"' in browser.get("/accounts/login/").content.decode()
     browser.client.cookies["keystead-theme"] = '"><script>'
-    assert "<script>" not in browser.get("/accounts/profile/").content.decode()
+    assert "<script>" not in browser.get("/accounts/login/").content.decode()
 
 
 def test_a_part_without_a_session_is_401_and_a_form_leads_back_to_its_page(cast: Cast) -> None:

@@ -72,3 +72,19 @@ def test_the_first_page_is_whole_when_rows_before_it_are_gone(cast: Cast) -> Non
     first = browser.get(path + link(second, "prev"))
     assert "1\u20135 of 11" in text_of(first)
     assert not link(first.content.decode(), "prev")
+
+
+def test_a_narrow_list_can_be_sorted_and_keeps_its_filters(cast: Cast) -> None:
+    for name in ("Alpha", "Beta"):
+        Group.objects.create(vault=cast.vault, name=f"Team {name}")
+    path = reverse("groups", args=[cast.vault.pk])
+    browser = Browser(cast, "owner")
+    html = browser.get(path, search="Team", ordering="-name").content.decode()
+    tools = re.search(r'<div class="narrow-tools">.*?</div>', html, re.DOTALL)
+    assert tools
+    assert '<option value="-name" selected>Group, descending</option>' in tools[0]
+    assert '<option value="name">Group, ascending</option>' in tools[0]
+    assert '<input type="hidden" name="search" value="Team">' in tools[0]
+    rows = re.findall(r"Team (Alpha|Beta)(?=</a>)", browser.get(path, ordering="name").content.decode())
+    assert rows == ["Alpha", "Beta"]
+    assert 'name="ordering" id="list-sort"' in browser.get(path).content.decode()

@@ -9,8 +9,7 @@ function count(list) {
   bar.hidden = number === 0;
   const words = bar.querySelector("[data-picked]");
   if (words) words.textContent = `${number} selected`;
-  const all = list.querySelector("[data-pick-all]");
-  if (all) { all.checked = number > 0 && number === picks.length; all.indeterminate = number > 0 && number < picks.length; }
+  for (const all of list.querySelectorAll("[data-pick-all]")) { all.checked = number > 0 && number === picks.length; all.indeterminate = number > 0 && number < picks.length; }
   const every = bar.querySelector("[data-every]");
   if (every) every.hidden = number !== picks.length;
 }

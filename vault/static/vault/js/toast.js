@@ -36,6 +36,22 @@ function arm(item) {
   start();
 }
 
+// A passkey that was not given (django-allauth's scripts tell it by this event): said where one looks, and not only to the console.
+document.addEventListener("allauth.error", (event) => {
+  const words = "The passkey was not used: nothing was chosen in time, or the browser refused.", cure = "Try again, or take another way.";
+  const card = document.querySelector(".card");
+  if (box) toast("error", words, cure);
+  else if (card) {
+    card.querySelector("[data-passkey-refused]")?.remove();
+    const note = document.createElement("div");
+    note.className = "callout danger";
+    note.setAttribute("role", "alert");
+    note.dataset.passkeyRefused = "";
+    note.textContent = `${words} ${cure}`;
+    card.querySelector("h1")?.after(note);
+  } else return;
+  event.preventDefault();
+});
 if (box) for (const item of box.children) arm(item);
 document.addEventListener("click", (event) => {
   if (event.target.closest("[data-dismiss]")) event.target.closest(".toast, .callout")?.remove();
