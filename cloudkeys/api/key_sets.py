@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.response import Response
 
@@ -25,6 +26,7 @@ from cloudkeys.api.shapes import (
 from cloudkeys.api.store_links import LinkInput
 from cloudkeys.models import CloudKey, KeySet, XksKeyStore
 from cloudkeys.services import hsm_keys, key_sets, protection
+from cloudkeys.services.hsm_replication import replications_of
 from cloudkeys.services.stores import LinkRequest
 from vault.api.endpoints import ApiView, accepted, created, detail, operation, page
 from vault.api.idempotency import Made, Replay
@@ -37,10 +39,16 @@ from vault.api.serializers import (
     StrictSerializer,
 )
 from vault.errors import NotFound
+from vault.models import HsmKey
 from vault.permissions import Permission
 
 TAG = "Key sets"
 MOST_KEYS_NAMED = 100
+_REPLICATION_HELP = (
+    "How a key gets to all members of the HSM. `device-bound`: never extractable, by the vendor's own replication. "
+    "`replicated`: copied by Keystead, extractable for a moment before its first use. Null: copied where there are several "
+    "members, device-bound where there is one. Of keys made from now on: the others stay as they were made."
+)
 _PREFIX_HELP = "Null or left out: one is made. Empty: the access key id alone tells the store."
 
 
@@ -60,6 +68,9 @@ class KeySetInput(StrictSerializer):
         required=False,
         allow_null=True,
         help_text="For the HSM protections, where the vault may use several HSMs.",
+    )
+    hsm_replication = serializers.ChoiceField(
+        choices=HsmKey.Replication.choices, required=False, allow_null=True, help_text=_REPLICATION_HELP
     )
     use_as_external_key_store = StrictBoolean(required=False)
     path_prefix = PlainText(
@@ -86,6 +97,9 @@ class KeySetChanges(StrictSerializer):
         allow_null=True,
         help_text="For the HSM protections, where the vault may use several HSMs.",
     )
+    hsm_replication = serializers.ChoiceField(
+        choices=HsmKey.Replication.choices, required=False, allow_null=True, help_text=_REPLICATION_HELP
+    )
     rotation_schedule = ScheduleField(required=False)
     expiration = ExpirationField(required=False)
 
@@ -105,6 +119,7 @@ class KeySetSerializer(serializers.ModelSerializer[KeySet]):
     group = ReferenceSerializer(allow_null=True)
     csp_account = ReferenceSerializer(allow_null=True)
     hsm_connection = ReferenceSerializer(allow_null=True)
+    hsm_replication = serializers.SerializerMethodField(help_text=_REPLICATION_HELP)
     xks_key_store = serializers.SerializerMethodField()
     rotation_schedule = ScheduleField()
     expiration = ExpirationField()
@@ -113,9 +128,14 @@ class KeySetSerializer(serializers.ModelSerializer[KeySet]):
         model = KeySet
         fields = (
             "id", "vault", "name", "description", "group", "csp_account", "type", "protection", "hsm_connection",
-            "xks_key_store",
+            "hsm_replication", "xks_key_store",
             "rotation_schedule", "expiration", "revision", "created_at", "updated_at",
         )  # fmt: skip
+
+    @extend_schema_field(serializers.ChoiceField(choices=HsmKey.Replication.choices, allow_null=True))
+    def get_hsm_replication(self, row: KeySet) -> str | None:
+        """Null when it is left to Keystead, and for software."""
+        return row.hsm_replication or None
 
     def get_xks_key_store(self, row: KeySet) -> UUID | None:
         """Its id."""
@@ -145,6 +165,7 @@ KEY_SET: dict[str, Any] = {
     "type": "AWS",
     "protection": "software",
     "hsm_connection": None,
+    "hsm_replication": None,
     "xks_key_store": IDS["store"],
     "rotation_schedule": EVERY,
     "expiration": NEVER,
@@ -338,6 +359,10 @@ class ProtectionSerializer(serializers.Serializer[Any]):
     keys_with_old = serializers.IntegerField(
         help_text="Keys that keep a version of another protection, for what it has encrypted."
     )
+    replications = serializers.DictField(
+        child=serializers.IntegerField(),
+        help_text="Keys of this set inside HSMs by how they got to all members: device-bound or replicated.",
+    )
     keys = KeyBehindSerializer(many=True, help_text="The first hundred of those, by name.")
 
 
@@ -355,6 +380,7 @@ class KeySetProtection(ApiView):
             "versions": {"software": 3, "hsm-resident": 2},
             "keys_behind": 1,
             "keys_with_old": 3,
+            "replications": {"device-bound": 2},
             "keys": [
                 {
                     "id": IDS["key"],
@@ -379,6 +405,7 @@ class KeySetProtection(ApiView):
                     "versions": found.versions,
                     "keys_behind": found.keys_behind,
                     "keys_with_old": found.keys_with_old,
+                    "replications": replications_of(row),
                     "keys": keys,
                 }
             ).data

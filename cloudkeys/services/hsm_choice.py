@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from cloudkeys.models import KeySet
+from cloudkeys.services.hsm_replication import check_replication
 from vault.errors import ValidationFailed
 from vault.hsm import connections_for
 from vault.models import HsmConnection, HsmMember, Vault
@@ -72,10 +73,10 @@ def why_not(protection: str, choices: list[HsmChoice]) -> str:
     return f"No HSM of this vault can do it{f': {told}' if told else ''}."
 
 
-def check_choice(vault: Vault, protection: str, connection: Any) -> None:
+def check_choice(vault: Vault, protection: str, connection: Any, replication: str = "") -> None:
     """See that the connection may be used for that protection here; without one, that the vault has one only.
 
-    Raises ValidationFailed naming protection or hsm_connection.
+    Raises ValidationFailed naming protection, hsm_connection or hsm_replication.
     """
     if protection not in KeySet.Protection.values:
         raise ValidationFailed(
@@ -90,6 +91,7 @@ def check_choice(vault: Vault, protection: str, connection: Any) -> None:
                 field="hsm_connection",
                 cure="Leave it out, or choose another protection.",
             )
+        check_replication(replication, protection, None)
         return
     choices = hsm_choices(vault)
     if reason := why_not(protection, choices):
@@ -109,3 +111,6 @@ def check_choice(vault: Vault, protection: str, connection: Any) -> None:
             field="hsm_connection",
             cure="Choose another HSM or another protection.",
         )
+    if replication:
+        row = connections_for(vault).prefetch_related("members").get(pk=chosen.id)
+        check_replication(replication, protection, row)

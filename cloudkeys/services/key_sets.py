@@ -44,6 +44,7 @@ _AUDITED = (
     "type",
     "protection",
     "hsm_connection",
+    "hsm_replication",
     "rotation_schedule",
     "expiration",
 )
@@ -70,6 +71,7 @@ def create_key_set(
     type: str = KeySet.Type.AWS,
     protection: str = KeySet.Protection.SOFTWARE,
     hsm_connection: UUID | None = None,
+    hsm_replication: str | None = None,
     use_as_external_key_store: bool = False,
     path_prefix: str | None = None,
     links: Sequence[LinkRequest] = (),
@@ -80,7 +82,8 @@ def create_key_set(
 
     `path_prefix` None makes one of its own; "" means that the access key id alone tells the store (the KeyControl
     guide's way; AWS takes an empty prefix once per endpoint, account and region). `hsm_connection` may be left out where
-    the vault may use one HSM only. Raises ValidationFailed, and Unavailable when that HSM does not answer.
+    the vault may use one HSM only; `hsm_replication` None leaves it to Keystead how keys reach its members.
+    Raises ValidationFailed, and Unavailable when that HSM does not answer.
     """
     actor.require(Permission.KEY_SETS_MANAGE, vault)
     require_live_vault(vault)
@@ -101,7 +104,7 @@ def create_key_set(
             cure="Set use_as_external_key_store, or leave the links out.",
         )
     require_free_name(KeySet, vault, key_set.name)
-    chosen = choose_protection(key_set, protection, hsm_connection)
+    chosen = choose_protection(key_set, protection, hsm_connection, hsm_replication)
     with change(actor) as tx:
         require_free_name(KeySet, vault, key_set.name)
         chosen.put(key_set)
@@ -139,11 +142,11 @@ def update_key_set(
 ) -> KeySet:
     """Change named fields. A new schedule or expiration reaches at once every key that has none of its own.
 
-    A new `protection` (with `hsm_connection`) is that of versions made from now on: the others keep theirs, and each
-    key moves with its next rotation. Raises Unavailable when that HSM does not answer.
+    A new `protection` (with `hsm_connection`, `hsm_replication`) is that of versions made from now on: the others keep
+    theirs, and each key moves with its next rotation. Raises Unavailable when that HSM does not answer.
     """
     chosen = None
-    if "protection" in changes or "hsm_connection" in changes:
+    if not {"protection", "hsm_connection", "hsm_replication"}.isdisjoint(changes):
         chosen = _choose(actor, key_set_id, changes)
     with change(actor) as tx:
         key_set: KeySet = actor.fetch(KeySet, key_set_id, Permission.KEY_SETS_MANAGE, lock=True)
@@ -162,7 +165,7 @@ def update_key_set(
                     _set_schedules(key_set, value, key_set.expiration)
                 case "expiration":
                     _set_schedules(key_set, key_set.rotation_schedule, value)
-                case "protection" | "hsm_connection":
+                case "protection" | "hsm_connection" | "hsm_replication":
                     pass
                 case _:
                     raise ValidationFailed(
@@ -176,7 +179,7 @@ def update_key_set(
                 tx.touch(GenerationChange.Kind.STORE, store.pk)
         save_revision(
             key_set, "name", "description", "group", "rotation_schedule", "expiration", "protection",
-            "hsm_connection", "hsm_key", "kek_blob",
+            "hsm_connection", "hsm_replication", "hsm_key", "kek_blob",
         )  # fmt: skip
         detail: dict[str, Any] = {}
         if key_set.rotation_schedule != before["rotation_schedule"]:
@@ -262,7 +265,8 @@ def _choose(actor: Actor, key_set_id: UUID, changes: Mapping[str, Any]) -> Chose
     require_live_vault(key_set.vault)
     protection = changes.get("protection", key_set.protection)
     held = key_set.hsm_connection_id if protection != KeySet.Protection.SOFTWARE else None
-    return choose_protection(key_set, protection, changes.get("hsm_connection", held))
+    replication = changes.get("hsm_replication") or "" if "hsm_replication" in changes else None
+    return choose_protection(key_set, protection, changes.get("hsm_connection", held), replication)
 
 
 def _check(key_set: KeySet) -> None:

@@ -22,6 +22,7 @@ from uuid import UUID
 from django.db.models import Count, F, Q, QuerySet
 
 from cloudkeys.models import CloudKey, KeySet, KeyVersion
+from cloudkeys.services.hsm_replication import DEVICE_BOUND, REPLICATED, check_replication, replication_of
 from hsm import wire
 from hsm.base import DataInvalid, HsmError, KeyWrapper
 from hsm.pkcs11 import Pkcs11KeyWrapper
@@ -72,7 +73,8 @@ class Material:
 
     def check(self, key_set: KeySet) -> None:
         """Raise Conflict when a key set, its row locked, has changed its protection since this was got."""
-        if self.protection != key_set.protection:
+        copied = self.hsm_key is not None and self.hsm_key.replication == REPLICATED
+        if self.protection != key_set.protection or (copied and key_set.hsm_replication == DEVICE_BOUND):
             raise Conflict("The protection of this key set has just changed.", cure="Try again.")
 
 
@@ -133,11 +135,13 @@ class Chosen:
     """The key set's KEK, encrypted as data in the HSM."""
     instead_of: bytes | None = field(default=None, repr=False)
     """What the row's KEK was when this was got."""
+    replication: str = ""
 
     def put(self, key_set: KeySet) -> None:
         """Set the columns; the caller saves. Raises Conflict when somebody else has set the KEK meanwhile."""
         key_set.protection = self.protection
         key_set.hsm_connection = self.connection
+        key_set.hsm_replication = self.replication
         if self.kek is not None:
             held = bytes(key_set.kek_blob) if key_set.kek_blob is not None else None
             if held != self.instead_of:
@@ -146,34 +150,50 @@ class Chosen:
             seal(key_set, "kek_blob", self.kek)
 
 
-def choose_protection(key_set: KeySet, protection: str, connection_id: UUID | None) -> Chosen:
+def choose_protection(
+    key_set: KeySet, protection: str, connection_id: UUID | None, replication: str | None = None
+) -> Chosen:
     """Check a protection for a key set (saved or not) and get what it needs. Outside any transaction.
 
-    A key set that has a KEK already keeps it; on another HSM it is wrapped anew there, so that versions sealed under
-    it stay readable. Raises ValidationFailed, Unavailable.
+    A key set that has a KEK already keeps it; on another HSM, or when it is to be device-bound or copied and the key that
+    wraps it is not, it is wrapped anew, so that versions sealed under it stay readable. `replication` None keeps what the
+    key set has. Raises ValidationFailed, Unavailable.
     """
     connection = find_connection(key_set.vault, protection, connection_id)
-    if connection is None or protection == _RESIDENT:
-        return Chosen(protection, connection)
+    if connection is None:
+        check_replication(replication or "", protection, connection)
+        return Chosen(protection)
+    kept = key_set.hsm_replication
+    wanted = kept if replication is None else replication
+    if wanted != kept or connection.pk != key_set.hsm_connection_id:
+        check_replication(wanted, protection, connection)
+    if protection == _RESIDENT:
+        return Chosen(protection, connection, replication=wanted)
+    how = replication_of(wanted, connection)
     before = bytes(key_set.kek_blob) if key_set.kek_blob is not None else None
-    if key_set.hsm_key is not None and key_set.hsm_key.connection_id == connection.pk and before is not None:
-        return Chosen(protection, connection)
+    held = key_set.hsm_key if before is not None else None
+    fits = (
+        held is not None and held.connection_id == connection.pk and (not wanted or held.replication == how)
+    )
+    if fits:
+        return Chosen(protection, connection, replication=wanted)
     with hsms.asking(connection.name):
-        wrapping = _wrapping_key(connection, key_set.vault)
+        wrapping = _wrapping_key(connection, key_set.vault, how, any_way=not wanted)
         wrapper = Pkcs11KeyWrapper(hsms.sync_group(connection.pk), bytes.fromhex(wrapping.cka_id))
         kek = _open_kek(key_set) if before is not None else _mixed_random(connection.pk)
         place = kek_place(key_set.pk)
         blob = wrapper.encrypt(kek, place)
         if Secret(wrapper.decrypt(blob, place)) != Secret(kek):
             raise DataInvalid("what the HSM has just wrapped opens to something else")
-    return Chosen(protection, connection, wrapping, blob, before)
+    return Chosen(protection, connection, wrapping, blob, before, wanted)
 
 
-def _wrapping_key(connection: HsmConnection, vault: Vault) -> HsmKey:
-    """The key in the HSM that wraps this vault's key sets' KEKs; made at the first need."""
-    found = HsmKey.objects.filter(
+def _wrapping_key(connection: HsmConnection, vault: Vault, replication: str, *, any_way: bool) -> HsmKey:
+    """The key in the HSM that wraps this vault's key sets' KEKs; made at the first need, one for each replication."""
+    rows = HsmKey.objects.filter(
         connection=connection, vault=vault, purpose="wrapping", state=HsmKey.State.ACTIVE, adopted=False
-    ).first()
+    )
+    found = (rows if any_way else rows.filter(replication=replication)).order_by("created_at").first()
     if found is not None:
         return found
     return hsms.create_hsm_key(
@@ -181,19 +201,8 @@ def _wrapping_key(connection: HsmConnection, vault: Vault) -> HsmKey:
         purpose="wrapping",
         vault=vault,
         label=f"keystead-wrapping-{vault.pk}",
-        replication="replicated",
+        replication=replication,
     )
-
-
-def replication_of(key_set: KeySet, connection: HsmConnection) -> str:
-    """How a key of this set gets to all members of the HSM."""
-    return key_set.hsm_replication or _usual_replication(connection)
-
-
-def _usual_replication(connection: HsmConnection) -> str:
-    # With one member there is nowhere to take a key to, and it need never have been extractable.
-    alone = connection.members.count() <= 1
-    return HsmKey.Replication.DEVICE_BOUND if alone else HsmKey.Replication.REPLICATED
 
 
 # --- material of a version ----------------------------------------------------------------------------------------
@@ -228,7 +237,7 @@ def _new_material(key_set: KeySet, label: str) -> Material:
                 purpose="resident",
                 vault=key_set.vault,
                 label=label,
-                replication=replication_of(key_set, connection),
+                replication=replication_of(key_set.hsm_replication, connection),
             )
             return Material(_RESIDENT, hsm_key=key)
         return Material(_WRAPPED, Secret(_mixed_random(connection.pk)), wrapper=key_set_wrapper(key_set))

@@ -13,6 +13,7 @@ from cloudkeys import naming
 from cloudkeys.models import AwsStoreLink, CspAccount, KeySet, XksCredential, XksKeyStore
 from cloudkeys.schedules import Expiration, Schedule, parse_expiration, parse_schedule
 from cloudkeys.services.hsm_choice import check_choice
+from cloudkeys.services.hsm_replication import WORDS as REPLICATION_WORDS
 from cloudkeys.services.rows import find_group, require_free_name, require_live_vault
 from vault.actors import Actor
 from vault.errors import DomainError, ValidationFailed
@@ -24,7 +25,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
     "what": ("type", "name", "description", "group"),
     "account": ("csp_account",),
     "store": ("use_as_external_key_store", "path_prefix", "links"),
-    "protection": ("protection", "hsm_connection"),
+    "protection": ("protection", "hsm_connection", "hsm_replication"),
     "schedule": ("rotation_schedule", "expiration"),
 }
 PROTECTIONS: dict[str, str] = {
@@ -261,7 +262,9 @@ def _check_link(
 
 def _check_protection(vault: Vault, values: Mapping[str, Any]) -> list[DomainError]:
     given = values.get("protection", KeySet.Protection.SOFTWARE)
-    return _errors(lambda: check_choice(vault, given, values.get("hsm_connection")))
+    return _errors(
+        lambda: check_choice(vault, given, values.get("hsm_connection"), values.get("hsm_replication") or "")
+    )
 
 
 def _check_schedule(values: Mapping[str, Any]) -> list[DomainError]:
@@ -306,6 +309,7 @@ def _summary(values: Mapping[str, Any], account: CspAccount | None) -> list[tupl
             HsmConnection.objects.filter(pk=values["hsm_connection"]).values_list("name", flat=True).first()
         )
         rows.append(("HSM", str(named)))
+        rows.append(("How keys reach its members", REPLICATION_WORDS[values.get("hsm_replication") or ""][0]))
     rows.append(
         ("Rotation", schedule_words(parse_schedule(values.get("rotation_schedule") or {"kind": "none"})))
     )

@@ -11,6 +11,7 @@ from django.http import HttpResponse
 from cloudkeys.models import KeySet
 from cloudkeys.services import key_sets
 from cloudkeys.services.hsm_choice import HsmChoice, hsm_choices, why_not
+from cloudkeys.services.hsm_replication import DEVICE_BOUND, LEFT_TO_US, REPLICATED, WORDS, replications_of
 from cloudkeys.services.protection import keys_with_old_versions, protections_of
 from cloudkeys.services.wizard import PROTECTION_FACTS, PROTECTIONS
 from vault.models import Vault
@@ -31,9 +32,24 @@ HELP = {
             "A key goes on encrypting with its present version until it is rotated. Rotating moves what is encrypted from then "
             "on; what was encrypted before stays readable under the old version."
         ),
+        (
+            "How keys reach all members of the HSM holds for keys made from now on, too: those that exist stay as they were made. "
+            "Where an HSM wraps the set's keys, their wrapping moves to a key of the new kind at once."
+        ),
     ),
     "links": (("How keys are protected", "hsm"),),
 }
+
+
+def replication_field() -> forms.ChoiceField:
+    """How keys reach all members of the HSM."""
+    return forms.ChoiceField(
+        choices=[(name, words[0]) for name, words in WORDS.items()],
+        widget=forms.RadioSelect,
+        required=False,
+        initial=LEFT_TO_US,
+        label="How a key gets to all members of the HSM",
+    )
 
 
 class ProtectionFields(PageForm):
@@ -43,6 +59,7 @@ class ProtectionFields(PageForm):
     hsm_connection = forms.ChoiceField(
         required=False, label="HSM", help_text="Those that the appliance admin allows this vault to use."
     )
+    hsm_replication = replication_field()
 
     def __init__(self, *args: Any, vault: Vault, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -75,11 +92,26 @@ def protection_options(form: Any, choices: list[HsmChoice]) -> list[dict[str, An
     return found
 
 
+def replication_options(form: Any) -> list[dict[str, Any]]:
+    """The ways for keys to reach all members, as the template draws them."""
+    return [{"option": option, "words": WORDS[option.data["value"]][1]} for option in form["hsm_replication"]]
+
+
+def _how_they_got_there(row: KeySet) -> list[tuple[int, str]]:
+    found = replications_of(row)
+    told = (
+        (REPLICATED, "copied by Keystead: extractable for a moment, before first use"),
+        (DEVICE_BOUND, "device-bound: never extractable"),
+    )
+    return [(found[name], words) for name, words in told if found.get(name)]
+
+
 def protection_tab(request: Any, vault: Vault, row: KeySet, context: dict[str, Any]) -> HttpResponse:
     """GET, POST /v/<id>/key-sets/<id>/protection/"""
     initial = {
         "protection": row.protection,
         "hsm_connection": str(row.hsm_connection_id or ""),
+        "hsm_replication": row.hsm_replication,
         "revision": row.revision,
     }
     form = ProtectionFields(request.POST or None, vault=vault, initial=initial)
@@ -89,7 +121,11 @@ def protection_tab(request: Any, vault: Vault, row: KeySet, context: dict[str, A
         def work(values: dict[str, Any]) -> KeySet:
             software = values["protection"] == KeySet.Protection.SOFTWARE
             chosen = "" if software else values["hsm_connection"]
-            changes = {"protection": values["protection"], "hsm_connection": UUID(chosen) if chosen else None}
+            changes = {
+                "protection": values["protection"],
+                "hsm_connection": UUID(chosen) if chosen else None,
+                "hsm_replication": None if software else values["hsm_replication"] or None,
+            }
             return key_sets.update_key_set(request.actor, row.pk, changes, expected_revision=form.expected)
 
         if submit(request, form, work, target=row) is not None:
@@ -99,6 +135,9 @@ def protection_tab(request: Any, vault: Vault, row: KeySet, context: dict[str, A
     context.update(
         form=form,
         protections=protection_options(form, form.choices),
+        replications=replication_options(form),
+        replication=WORDS[row.hsm_replication][0],
+        got_there=_how_they_got_there(row),
         connections=[each for each in form.choices if each.possible],
         standing=protections_of(row),
         names=dict(KeySet.Protection.choices),

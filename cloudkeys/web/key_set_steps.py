@@ -16,7 +16,12 @@ from cloudkeys.services.hsm_choice import hsm_choices
 from cloudkeys.services.stores import LinkRequest
 from cloudkeys.services.wizard import STEPS, check_key_set
 from cloudkeys.web.csp_accounts import group_choices
-from cloudkeys.web.key_set_protection import hsm_options, protection_options
+from cloudkeys.web.key_set_protection import (
+    hsm_options,
+    protection_options,
+    replication_field,
+    replication_options,
+)
 from cloudkeys.web.schedules import ExpirationFields, RotationFields
 from vault.actors import Actor
 from vault.errors import ValidationFailed
@@ -281,6 +286,7 @@ class ProtectionForm(StepForm):
     hsm_connection = forms.ChoiceField(
         required=False, label="HSM", help_text="Those that the appliance admin allows this vault to use."
     )
+    hsm_replication = replication_field()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -291,12 +297,20 @@ class ProtectionForm(StepForm):
         """The protections as the template draws them."""
         return protection_options(self, self.choices)
 
+    def ways(self) -> list[dict[str, Any]]:
+        """The ways for keys to reach all members of the HSM, likewise."""
+        return replication_options(self)
+
     def service_values(self) -> dict[str, Any]:
-        """The protection, and the HSM where one is needed."""
+        """The protection; the HSM where one is needed, and how keys reach its members."""
         given = self.cleaned_data
         software = given["protection"] == KeySet.Protection.SOFTWARE
         chosen = "" if software else given["hsm_connection"]
-        return {"protection": given["protection"], "hsm_connection": UUID(chosen) if chosen else None}
+        return {
+            "protection": given["protection"],
+            "hsm_connection": UUID(chosen) if chosen else None,
+            "hsm_replication": None if software else given["hsm_replication"] or None,
+        }
 
 
 class ScheduleForm(StepForm, RotationFields, ExpirationFields):

@@ -223,6 +223,7 @@ def _show(request: Any, vault: Vault, draft_id: UUID, walk: Walk, step: str, for
         context["regions"] = regions(form.account)
     if isinstance(form, ProtectionForm):
         context["protections"] = form.options()
+        context["replications"] = form.ways()
         context["connections"] = [each for each in form.choices if each.possible]
     return page(request, "cloudkeys/key_sets/wizard.html", context, status=form.status)
 

@@ -11,12 +11,12 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
-from cloudkeys.models import AwsStoreLink, CloudKey, KeySet, KeySetDraft, Operation, XksCredential
+from cloudkeys.models import AwsStoreLink, CloudKey, KeySet, KeySetDraft, KeyVersion, Operation, XksCredential
 from tests.cast import WHO, Cast
 from tests.cloudkeys.world import new_account, new_key, new_key_set
 from tests.web import Browser, text_of
 from vault.keys import unseal
-from vault.models import HsmConnection, HsmMember
+from vault.models import HsmConnection, HsmKey, HsmMember
 
 WHAT = {"type": "AWS", "name": "pay-hyok", "description": "kept words", "group": ""}
 STORE = {
@@ -268,6 +268,16 @@ def test_an_hsm_is_chosen_with_the_protection_that_it_can_give(cast: Cast) -> No
     taken = owner.send(url, protection="hsm-resident", hsm_connection=str(able.pk))
     assert taken.status_code == 303
     assert taken["Location"] == step(cast, draft, "schedule")
+    for way, expected in (
+        ("replicated", "luna has one member: there is nowhere to copy a key to"),
+        ("post", "Select a valid"),
+    ):
+        refused = owner.send(url, protection="hsm-resident", hsm_connection=str(able.pk), hsm_replication=way)
+        assert refused.status_code == 422
+        assert expected in text_of(refused)
+    given = {"protection": "hsm-resident", "hsm_connection": str(able.pk), "hsm_replication": "device-bound"}
+    assert owner.send(url, **given).status_code == 303
+    assert 'value="device-bound" id="id_hsm_replication_1" checked' in owner.get(url).content.decode()
     # With software the picker says nothing, whatever it stands on.
     assert owner.send(url, protection="software", hsm_connection=str(able.pk)).status_code == 303
 
@@ -395,6 +405,17 @@ def test_a_changed_protection_is_for_new_versions_and_old_ones_are_listed(cast: 
     assert "1 key still has versions under another protection" in text_of(
         owner.get(at(cast, "key-set", key_set_id=made.pk))
     )
+    HsmMember.objects.create(connection=connected, token_serial="other", position=1)
+    again = {"protection": "hsm-resident", "hsm_connection": str(connected.pk)}
+    assert owner.send(url, **again, hsm_replication="replicated").status_code == 303
+    placed = HsmKey.objects.create(
+        connection=connected, vault=cast.vault, purpose="resident", label=key.name, cka_id="ab", replication="replicated"
+    )  # fmt: skip
+    KeyVersion.objects.filter(cloud_key=key).update(hsm_key=placed, protection="hsm-resident", material=None)
+    words = text_of(owner.get(url))
+    assert "How new keys reach its members Copied by Keystead" in words
+    assert "1 copied by Keystead: extractable for a moment, before first use" in words
+    KeyVersion.objects.filter(cloud_key=key).update(hsm_key=None)
     auditor = Browser(cast, "auditor")
     assert b'id="protection-form"' not in auditor.get(url).content
     refused = auditor.send(url, auditor.hidden("/accounts/profile/"), protection="software")
