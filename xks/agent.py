@@ -43,7 +43,7 @@ from xks.wire import boot_clock
 
 log = structlog.get_logger("keystead.agent")
 
-POLL_S = 0.5
+POLL_S = 0.4
 """The database is asked this often even when it sends no word."""
 
 BEAT_S = 1.0
@@ -178,6 +178,7 @@ class Agent:
             memory=self._memory,
             keks=keks,
             take_hsms=lambda groups: call_in(loop, workers.take_hsms, groups),
+            courtesy=self._shipping.courtesy if self._shipping is not None else None,
         )
         watching = asyncio.create_task(self._watch_staleness())
         try:

@@ -11,6 +11,7 @@ from django.db import Error
 
 from vault import node_alarms
 from vault.keys import RootKeyError
+from xks.agent_courtesy import CHANGE_S, LOOK_S, Courtesy
 from xks.agent_database import close_own_connection, new_watch, use_own_connection
 from xks.agent_hsm import hsm_groups
 from xks.agent_keks import Keks
@@ -52,6 +53,7 @@ class Reader(threading.Thread):
         memory: Memory | None = None,
         keks: Keks | None = None,
         take_hsms: Callable[[HsmGroups], None] = lambda groups: None,
+        courtesy: Courtesy | None = None,
     ) -> None:
         """``memory``: what was applied last, also before a restart.
 
@@ -69,6 +71,7 @@ class Reader(threading.Thread):
         self._recalled = self._memory.recall()
         self._watch = new_watch()
         self._take_hsms = take_hsms
+        self._courtesy = courtesy or Courtesy()
         self._hsms: HsmGroups | None = None
         self._keks = keks
         if keks is not None:
@@ -112,6 +115,7 @@ class Reader(threading.Thread):
             self._watch.reset()
 
     def _look(self, applied: Applied | None) -> Applied | None:
+        self._courtesy.hurry(LOOK_S)
         asked_at = boot_clock()
         hsms = hsm_groups()
         if hsms != self._hsms:
@@ -151,6 +155,7 @@ class Reader(threading.Thread):
         self._failures = 0
         self._state.clear(node_alarms.ROOT_KEY)
         if loaded is not None:
+            self._courtesy.hurry(CHANGE_S)
             took_s = boot_clock() - asked_at
             report_left_out(loaded.left_out)
             if loaded.left_out:

@@ -18,6 +18,7 @@ from django.db import Error
 from django.utils import timezone
 
 from vault.keys import RootKeyError
+from xks.agent_courtesy import Courtesy
 from xks.agent_database import close_own_connection, use_own_connection
 from xks.journal_format import SegmentDamaged
 from xks.journal_shipping import ShippedElsewhere, Shipper, unshipped
@@ -40,10 +41,14 @@ the requests that a saturated machine of two cores could answer.  What does not 
 class Shipping:
     """What the thread does, a turn at a time; ``request_days``: for how long single records stay."""
 
-    def __init__(self, node_name: str, folder: Path, *, request_days: int = 30) -> None:
+    def __init__(
+        self, node_name: str, folder: Path, *, request_days: int = 30, courtesy: Courtesy | None = None
+    ) -> None:
+        """``courtesy``: when to give way to a change."""
         self._node_name = node_name
         self._keep = timedelta(days=request_days)
-        self._shipper = Shipper(folder)
+        self.courtesy = courtesy or Courtesy()
+        self._shipper = Shipper(folder, give_way=self.courtesy.give_way)
 
     def turn(self) -> bool:
         """Ship a little of each journal; whether more is left. Raises django.db.Error, OSError, RootKeyError."""

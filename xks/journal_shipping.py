@@ -7,6 +7,7 @@ shipper that dies at any moment goes on where the cursor says that it stopped.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,8 +27,10 @@ from xks.request_rows import Row, RowReader, Withheld
 
 log = structlog.get_logger("keystead.agent")
 
-BATCH = 5000
-"""Records of one transaction."""
+BATCH = 1000
+"""Records of one transaction: on SQLite nobody else writes meanwhile, and a confirmation must not wait long for its turn."""
+_BREATH = 200
+"""Records that are read without asking whether somebody is in a hurry; 4 ms of the interpreter."""
 _CHUNK = 1024 * 1024
 """Bytes of a segment that are read at once."""
 _VAULTS_FOR_S = 300.0
@@ -56,8 +59,12 @@ class _Found:
 class Shipper:
     """Ships the journals of one node. Methods raise django.db.Error and OSError."""
 
-    def __init__(self, folder: Path, *, batch: int = BATCH) -> None:
+    def __init__(
+        self, folder: Path, *, batch: int = BATCH, give_way: Callable[[], None] = lambda: None
+    ) -> None:
+        """``give_way`` is called between pieces of work, outside of transactions, and may wait."""
         self._folder = folder
+        self._give_way = give_way
         self._batch = batch
         self._places: dict[UUID, _Place] = {}
         self._vaults: dict[str, UUID | None] = {}
@@ -96,6 +103,7 @@ class Shipper:
         return shipped, False
 
     def _ship_some(self, chain: JournalChain, number: int, *, finished: bool) -> tuple[int, bool]:
+        self._give_way()
         cursor, _ = JournalShipment.objects.get_or_create(chain=chain, segment=number)
         place = self._places.pop(chain.id, None)
         if place is None or place.segment != number or place.entries != cursor.entries:
@@ -114,6 +122,7 @@ class Shipper:
         complete = finished and not found.more
         if place.entries > before or complete:
             self._make_room(found)
+            self._give_way()
             with transaction.atomic():
                 self._write(chain, number, place, found, before=before, complete=complete)
         if not complete:
@@ -185,6 +194,8 @@ class Shipper:
                     else:
                         found.withheld.append(told)
                 place.offset, place.entries = base + entry.end, entry.sequence + 1
+                if not place.entries % _BREATH:
+                    self._give_way()
         except form.SegmentDamaged as damage:
             found.damage = damage
             return False
