@@ -29,7 +29,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from tests.cast import PASSWORD
-from tests.vault.serving import ROOT, Place, place, wait_for
+from tests.vault.serving import PROBE_EVERY, ROOT, Place, place, wait_for
 
 CHROMIUM = Path("/usr/bin/chromium")
 
@@ -51,7 +51,9 @@ def site() -> Iterator[Site]:
         KEYSTEAD_ADMIN_EMAIL="first@example.com", KEYSTEAD_ADMIN_PASSWORD="not used by anybody"
     ) as here:
         process = here.start("serve")
-        assert wait_for(lambda: here.probe("web") or process.popen.poll() is not None), process.text
+        assert wait_for(lambda: here.probe("web") or process.popen.poll() is not None, every=PROBE_EVERY), (
+            process.text
+        )
         assert process.popen.poll() is None, process.text
         found = subprocess.run(
             [sys.executable, "-m", "tests.browser.seed"],

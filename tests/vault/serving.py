@@ -51,13 +51,17 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS) -> bool:
-    """Wait until `condition` holds; False when it does not in time."""
+PROBE_EVERY = 0.4
+"""Seconds between probes: each is a Python of its own, and takes processor time from what it waits for."""
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = START_SECONDS, *, every: float = 0.05) -> bool:
+    """Wait until `condition` holds, looking every so many seconds; False when it does not in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if condition():
             return True
-        threading.Event().wait(0.05)
+        threading.Event().wait(every)
     return condition()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.vault.serving import Place, Process, descendants, is_alive, place, wait_for
+from tests.vault.serving import PROBE_EVERY, Place, Process, descendants, is_alive, place, wait_for
 from vault import env
 
 pytestmark = pytest.mark.slow
@@ -91,8 +91,8 @@ def test_a_part_that_is_killed_comes_back(here):
     ]
     os.kill(agent, signal.SIGKILL)
     assert wait_for(lambda: "agent was killed by SIGKILL; it is started again in 0.5 s." in process.text)
-    assert wait_for(lambda: here.probe("agent"))
-    assert wait_for(lambda: here.probe("xks"))
+    assert wait_for(lambda: here.probe("agent"), every=PROBE_EVERY)
+    assert wait_for(lambda: here.probe("xks"), every=PROBE_EVERY)
     process.popen.terminate()
     assert process.wait() == 0
 
@@ -238,7 +238,8 @@ def test_production_shape_process_by_process(production):
     }
     for name, process in processes.items():
         ready = wait_for(
-            lambda name=name, process=process: production.probe(name) or process.popen.poll() is not None
+            lambda name=name, process=process: production.probe(name) or process.popen.poll() is not None,
+            every=PROBE_EVERY,
         )
         assert ready, (name, process.text)
         assert process.popen.poll() is None, (name, process.text)
