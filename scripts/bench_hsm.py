@@ -6,7 +6,8 @@ Everything runs on SoftHSM tokens in a temporary folder, behind the tests' shim 
 - closed loop: requests a second and latency with 1, 24 and 64 requests under way, with and without the self-decrypt;
 - slow token: 5 ms on each call that returns data, 1,800 requests a second at fixed moments, p99 below 60 ms;
 - failover: two members at 500 requests a second, the preferred one killed, crashed, hung; both gone;
-- endpoint: the same over TLS through XKS workers, and software keys beside an HSM that hangs.
+- endpoint: the same over TLS through XKS workers, and software keys beside an HSM that hangs;
+- load (only when asked for; 3 minutes): 100,000 keys that an HSM wraps, with one call of it for each key set.
 
 Exits with 1 when a goal is missed.
 """
@@ -26,6 +27,8 @@ from typing import Any
 
 import uvloop
 from bench_hsm_endpoint import loads, while_failing
+from bench_hsm_load import measure as measure_load
+from bench_hsm_load import show as show_load
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -44,6 +47,7 @@ from tests.hsm.load import (
 )
 
 PARTS = ["closed", "slow", "failover", "endpoint"]
+ON_DEMAND = ["load"]
 BUDGET_S = 0.12
 """The data plane's time budget of a request (KEYSTEAD_XKS_BUDGET_MS)."""
 GOAL_P99_MS = 60.0
@@ -272,6 +276,21 @@ def at_the_endpoint(shop: Workshop, options: argparse.Namespace) -> None:
     )
 
 
+def load(options: argparse.Namespace) -> None:
+    """Very many keys that an HSM wraps."""
+    found = measure_load(keys=options.keys, key_sets=options.key_sets, rate=options.rate, seconds=15.0)
+    show_load(found)
+    print()
+    for name in ("first", "reload"):
+        goal(f"{name}: one call a key set", found[name]["hsm_calls"] == options.key_sets)
+    goal(
+        "no call for a request", found["requests"]["hsm_decrypts"] <= 2 + found["requests"]["elapsed_s"] / 15
+    )
+    during = found["during_reload"]
+    goal("the load under requests ended before they did", during["ended_before_the_loop"])
+    goal("every request answered while keys load", during["errors"] == 0)
+
+
 async def run(options: argparse.Namespace) -> None:
     """Run the parts that were asked for."""
     if not {"closed", "slow", "failover"} & set(options.only):
@@ -292,7 +311,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--only", nargs="+", choices=[*PARTS, *ON_DEMAND], default=PARTS)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each closed loop (5)")
     parser.add_argument(
         "--slow-seconds", type=float, default=20.0, help="of the open loop on the slow token (20)"
@@ -303,6 +322,8 @@ def main() -> int:
     parser.add_argument(
         "--rate", type=float, default=500.0, help="requests a second while members fail (500)"
     )
+    parser.add_argument("--keys", type=int, default=100_000, help="of the load (100,000)")
+    parser.add_argument("--key-sets", type=int, default=1_000, help="of the load (1,000)")
     options = parser.parse_args()
     if find_module() is None:
         print("SoftHSM is not installed (Debian: softhsm2)", file=sys.stderr)
@@ -315,6 +336,8 @@ def main() -> int:
     if "endpoint" in options.only:
         with workshop() as shop:
             at_the_endpoint(shop, options)
+    if "load" in options.only:
+        load(options)
     return 1 if _missed else 0
 
 

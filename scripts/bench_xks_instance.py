@@ -111,41 +111,39 @@ def fill(content: Content) -> dict[str, Any]:
                     vault=vault, rule_set=rule_set, number=1, rules=RULES
                 )
                 AccessRuleSet.objects.filter(pk=rule_set.pk).update(enforced=version)
-        rows = [
+    rows = [
+        CloudKey(
+            vault=vault, key_set=store.key_set, store=store, name="health", external_key_id="health",
+            kind=CloudKey.Kind.HEALTH_CHECK, permitted_uses=["ENCRYPT", "DECRYPT"], current_version=1,
+            rotated_at=now,
+        )
+        for store in stores
+    ]  # fmt: skip
+    for number in range(content.keys):
+        store = stores[number % content.stores]
+        rows.append(
             CloudKey(
-                vault=vault, key_set=store.key_set, store=store, name="health", external_key_id="health",
-                kind=CloudKey.Kind.HEALTH_CHECK, permitted_uses=["ENCRYPT", "DECRYPT"], current_version=1,
+                vault=vault, key_set=store.key_set, store=store, name=f"key-{number:06}",
+                external_key_id=f"7f3b9f4c-6b0e-4d5c-9a51-{number:012d}",
+                permitted_uses=["ENCRYPT", "DECRYPT"], current_version=1, tags={"stage": "prod"},
                 rotated_at=now,
             )
-            for store in stores
-        ]  # fmt: skip
-        for number in range(content.keys):
-            store = stores[number % content.stores]
-            rows.append(
-                CloudKey(
-                    vault=vault, key_set=store.key_set, store=store, name=f"key-{number:06}",
-                    external_key_id=f"7f3b9f4c-6b0e-4d5c-9a51-{number:012d}",
-                    permitted_uses=["ENCRYPT", "DECRYPT"], current_version=1, tags={"stage": "prod"},
-                    rotated_at=now,
-                )
-            )  # fmt: skip
-        for first in range(0, len(rows), BATCH):
-            batch = rows[first : first + BATCH]
-            CloudKey.objects.bulk_create(batch)
-            protected = [
-                key for key in batch if content.protection == "software" or key.kind == "HEALTH_CHECK"
-            ]
-            versions = [KeyVersion(vault=vault, cloud_key=key, number=1) for key in protected]
-            for version in versions:
-                keys.seal(version, "material", os.urandom(32))
-            KeyVersion.objects.bulk_create(versions)
-        raise_generation([(GenerationChange.Kind.STORE, store.pk) for store in stores])
+        )  # fmt: skip
+    # A transaction for each batch: with one for all, others (a keeper of HSMs) would wait for minutes to write on SQLite.
+    for first in range(0, len(rows), BATCH):
+        batch = rows[first : first + BATCH]
+        CloudKey.objects.bulk_create(batch)
+        protected = [key for key in batch if content.protection == "software" or key.kind == "HEALTH_CHECK"]
+        versions = [KeyVersion(vault=vault, cloud_key=key, number=1) for key in protected]
+        for version in versions:
+            keys.seal(version, "material", os.urandom(32))
+        KeyVersion.objects.bulk_create(versions)
     if content.protection != "software":
         from bench_xks_hsm import add_versions
 
         add_versions([row for row in rows if row.kind != "HEALTH_CHECK"])
-        with transaction.atomic():
-            raise_generation([(GenerationChange.Kind.STORE, store.pk) for store in stores])
+    with transaction.atomic():
+        raise_generation([(GenerationChange.Kind.STORE, store.pk) for store in stores])
     return {
         "access_key_id": credentials[0].access_key_id,
         "secret": credentials[0].access_key_id.lower() * 2,

@@ -83,7 +83,7 @@ def run(target: Target, *, rate: float, seconds: float, connections: int) -> dic
     due: deque[float] = deque()
     latencies, lateness = array("d"), array("d")
     statuses: dict[str, int] = {}
-    broken = 0
+    broken: dict[str, int] = {}
     total = round(rate * seconds)
     scheduled = 0
     clock = time.perf_counter
@@ -91,7 +91,7 @@ def run(target: Target, *, rate: float, seconds: float, connections: int) -> dic
     gc.disable()
     began = clock() + 0.1
     end = began + total / rate + SETTLE_S
-    while len(latencies) + broken < total:
+    while len(latencies) + sum(broken.values()) < total:
         now = clock()
         if now > end:
             break
@@ -103,8 +103,8 @@ def run(target: Target, *, rate: float, seconds: float, connections: int) -> dic
             intended = due.popleft()
             try:
                 connection.send(raw_request(target, requests[len(lateness) % len(requests)]), intended)
-            except OSError:
-                broken += 1
+            except OSError as error:
+                _note(broken, error)
                 idle.append(Connection(target, context))
                 continue
             lateness.append(clock() - intended)
@@ -114,10 +114,10 @@ def run(target: Target, *, rate: float, seconds: float, connections: int) -> dic
         for connection in readable:
             try:
                 status = connection.read()
-            except OSError:
+            except OSError as error:
                 if connection in busy:
                     busy.discard(connection)
-                    broken += 1
+                    _note(broken, error)
                 else:
                     idle.remove(connection)
                 connection.socket.close()
@@ -139,6 +139,8 @@ def run(target: Target, *, rate: float, seconds: float, connections: int) -> dic
         "answered": answered,
         "errors": total - answered,
         "statuses": statuses,
+        "broken": broken,
+        "unanswered": total - len(latencies) - sum(broken.values()),
         "p50_ms": _ms(ordered, 0.5),
         "p99_ms": _ms(ordered, 0.99),
         "p999_ms": _ms(ordered, 0.999),
@@ -146,6 +148,11 @@ def run(target: Target, *, rate: float, seconds: float, connections: int) -> dic
         "sent_late_p99_ms": _ms(late, 0.99),
         "sent_late_max_ms": _ms(late, 1.0),
     }
+
+
+def _note(broken: dict[str, int], error: OSError) -> None:
+    name = f"{type(error).__name__}: {error}"[:100]
+    broken[name] = broken.get(name, 0) + 1
 
 
 def _ms(ordered: list[float], share: float) -> float:
