@@ -90,6 +90,26 @@ def adopt_cloud_key(
     ciphertext_metadata_b64. How often the key has encrypted is declared, or counts as exhausted: then a new version is
     made at once and the old key only decrypts. An appliance admin's act. Raises ValidationFailed, Conflict, Unavailable.
     """
+    key_set, connection, prior = _adopting(actor, key_set_id, prior_invocations)
+    metadata = _fixed_metadata(fixed_metadata)
+    wanted: dict[str, Any] = {
+        "name": name, "region": region, "description": description, "external_key_id": label, "permitted_uses": USES,
+    }  # fmt: skip
+    prepare_cloud_key(key_set, **wanted)
+    with hsms.asking(connection.name):
+        found = _find(connection, label, cka_id)
+        warnings = _check_attributes(connection, found)
+    _refuse_used(connection, found.hex())
+    if prior >= ROTATE_AT:
+        with material_for(key_set, f"{name} v2") as material:
+            return _take_over(actor, key_set_id, wanted, found, metadata, prior, warnings, material)
+    return _take_over(actor, key_set_id, wanted, found, metadata, prior, warnings, None)
+
+
+def _adopting(
+    actor: Actor, key_set_id: UUID, prior_invocations: int | None
+) -> tuple[KeySet, HsmConnection, int]:
+    """The key set, its HSM, and how often the key counts as used. Raises PermissionDenied, NotFound, Conflict, ValidationFailed."""
     actor.require(Permission.APPLIANCE_MANAGE_HSMS)
     key_set = KeySet.objects.filter(pk=key_set_id, vault__state=Vault.State.ENABLED).first()
     if key_set is None:
@@ -99,28 +119,61 @@ def adopt_cloud_key(
             "Only a key set whose keys live in an HSM takes keys over.",
             cure="Change its protection to hsm-resident first.",
         )
-    metadata = _fixed_metadata(fixed_metadata)
     if prior_invocations is not None and not 0 <= prior_invocations <= MOST:
         raise ValidationFailed(
             "How often the key has encrypted is a number up to 2^32.",
             field="prior_invocations",
             cure="Leave it out when it is not known: the key then rotates at once.",
         )
-    prior = MOST if prior_invocations is None else prior_invocations
-    wanted: dict[str, Any] = {
-        "name": name, "region": region, "description": description, "external_key_id": label, "permitted_uses": USES,
-    }  # fmt: skip
-    prepare_cloud_key(key_set, **wanted)
-    connection = key_set.hsm_connection
+    return key_set, key_set.hsm_connection, MOST if prior_invocations is None else prior_invocations
+
+
+@dataclass(frozen=True)
+class AdoptionCheck:
+    """What was found of a key before it is taken over; nothing was changed."""
+
+    cka_id: str
+    """Hex; empty for a key without one, which is given one when it is taken over, and looked at then."""
+    members: list[str]
+    rotates: bool
+    warnings: list[str]
+
+
+def check_adoption(
+    actor: Actor,
+    key_set_id: UUID,
+    *,
+    label: str,
+    name: str,
+    region: str,
+    cka_id: str = "",
+    fixed_metadata: str = "",
+    prior_invocations: int | None = None,
+    description: str = "",
+) -> AdoptionCheck:
+    """Do all checks of `adopt_cloud_key` that change nothing, and say what would be done. Raises what that raises."""
+    key_set, connection, prior = _adopting(actor, key_set_id, prior_invocations)
+    _fixed_metadata(fixed_metadata)
+    prepare_cloud_key(
+        key_set, name=name, region=region, description=description, external_key_id=label, permitted_uses=USES
+    )
+    warnings: list[str] = []
     with hsms.asking(connection.name):
-        found = _find(connection, label, cka_id)
-        warnings = _check_attributes(connection, found)
-    _refuse_used(connection, found.hex())
-    rotates = prior >= ROTATE_AT
-    if rotates:
-        with material_for(key_set, f"{name} v2") as material:
-            return _take_over(actor, key_set_id, wanted, found, metadata, prior, warnings, material)
-    return _take_over(actor, key_set_id, wanted, found, metadata, prior, warnings, None)
+        found = _look_up(connection, label, cka_id)
+        if found:
+            warnings = _check_attributes(connection, found)
+    if found:
+        _refuse_used(connection, found.hex())
+    members = [str(each) for each in connection.members.order_by("position")]  # type: ignore[attr-defined]
+    return AdoptionCheck(found.hex(), members, prior >= ROTATE_AT, warnings)
+
+
+def adopting_key_sets(connection: HsmConnection) -> list[KeySet]:
+    """The key sets that may take over keys of this HSM, by vault and name."""
+    rows = KeySet.objects.filter(
+        hsm_connection=connection, protection=KeySet.Protection.HSM_RESIDENT, vault__state=Vault.State.ENABLED
+    )
+    return list(rows.select_related("vault").order_by("vault__name", "name"))
 
 
 def _take_over(
@@ -201,7 +254,8 @@ def _fixed_metadata(text: str) -> bytes:
     return metadata
 
 
-def _find(connection: HsmConnection, label: str, cka_id: str) -> bytes:
+def _look_up(connection: HsmConnection, label: str, cka_id: str) -> bytes:
+    """The CKA_ID of the one key with this label; empty where it has none."""
     group = hsms.sync_group(connection.pk)
     answer = group.call(wire.FindByLabel(0, label), deadline=wire.boot_clock() + CALL_S)
     ids: list[str] = [str(each).lower() for each in (answer.info or {}).get("keys", [])]
@@ -219,8 +273,13 @@ def _find(connection: HsmConnection, label: str, cka_id: str) -> bytes:
             field="cka_id",
             cure=f"Give one of {', '.join(ids)}.",
         )
+    return bytes.fromhex(ids[0])
+
+
+def _find(connection: HsmConnection, label: str, cka_id: str) -> bytes:
     # AWS's instructions make keys without CKA_ID: such a key is given one. Again where an earlier try got half way.
-    found = bytes.fromhex(ids[0]) or uuid4().bytes
+    found = _look_up(connection, label, cka_id) or uuid4().bytes
+    group = hsms.sync_group(connection.pk)
     if len(found) == OUR_ID_BYTES and not cka_id:
         for member in connection.members.order_by("position"):
             group.hold({str(member.pk)}).call(

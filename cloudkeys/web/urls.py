@@ -8,6 +8,7 @@ from cloudkeys.web import (
     cloud_key_new,
     cloud_keys,
     csp_accounts,
+    hsm_adopting,
     key_bulk,
     key_set_wizard,
     key_sets,
@@ -86,6 +87,7 @@ urlpatterns = [
             ("retry-refused", operations.operation_retry_refused),
         )
     ),
+    path("appliance/hsms/<uuid:connection_id>/adopt/", hsm_adopting.hsm_adopt, name="hsm-adopt"),
     path("v/<uuid:vault_id>/key-sets/", key_sets.key_set_list, name="key-sets"),
     path("v/<uuid:vault_id>/key-sets/new/", key_set_wizard.new, name="key-set-new"),
     path(
