@@ -44,6 +44,7 @@ class Action(StrEnum):
     HSM_KEY_CREATE = "vault:hsm_key:create"
     HSM_KEY_DESTROY = "vault:hsm_key:remove"
     HSM_KEY_MISSING = "vault:hsm_key:missing"
+    ROOT_KEY_MOVE = "vault:root_key:move"
     ROOT_KEY_REWRAP = "vault:root_key:rewrap"
     ROOT_KEY_EXPORT = "vault:root_key:export"
     BACKUP_CREATE = "vault:backup:create"

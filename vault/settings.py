@@ -178,6 +178,8 @@ _EVERY = {
     "xks.count_unused_keys": 300.0,
     "xks.mail_attention": 120.0,
     "vault.watch_nodes": 5.0,
+    "vault.move_root_key": 15.0,
+    "xks.examine_stores": 15.0,
 }
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, object]] = {
     name: {"task": name, "schedule": seconds, "options": {"expires": seconds, "ignore_result": True}}

@@ -7,7 +7,7 @@ from celery import shared_task
 from vault import env
 from vault.actors import Actor
 from vault.services import system
-from xks.services import attention, attention_mails, integrity
+from xks.services import attention, attention_mails, doctor, integrity
 
 
 def _beat() -> Actor:
@@ -36,3 +36,9 @@ def mail_attention() -> int:
 def verify_audit_record() -> bool | None:
     """Look about every hour whether the record is what was written."""
     return integrity.verify_when_due(_beat(), env.get("KEYSTEAD_NODE_NAME"), env.data_dir() / "journal")
+
+
+@shared_task(name=doctor.TASK)  # type: ignore[untyped-decorator]  # celery has no types
+def examine_stores() -> int:
+    """Examine the stores for which somebody has asked it on a page."""
+    return doctor.examine_asked_stores()

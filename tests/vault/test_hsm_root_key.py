@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import transaction
+from django.utils import timezone
 
 from cloudkeys.models import CspAccount
 from hsm.software import new_key
 from tests.vault.hsm_world import ACTOR, PIN, hsm_world, until
 from tests.vault.rootkeys import make_vault
 from vault import health, hsm, keys, startup
+from vault.actors import Actor
 from vault.errors import Conflict, Unavailable, ValidationFailed
 from vault.fields import WrappedBlob
 from vault.keys import RootKeyAway, RootKeyForeign, ensure_root_key, seal, unseal
-from vault.models import HsmKey, Installation, Vault
+from vault.models import Errand, HsmKey, Installation, User, Vault
 from vault.rewrap import RewrapRefused, move_root_to_hsm, rewrap_root
 from vault.services.hsm import delete_connection, update_connection
+from vault.services.root_key_move import ask_for_move, do_asked_moves
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -119,6 +124,52 @@ def test_file_to_hsm_to_other_hsm_to_file_killed_on_the_way(world, accounts, roo
     new_file.chmod(0o600)
     rewrap_root(new_file, ACTOR)
     world.stop()
+    all_open(accounts)
+
+
+def test_a_move_asked_for_on_a_page_is_gone_on_with_when_a_worker_dies_and_when_the_hsm_is_away(
+    world, accounts
+):
+    """As workers do it: one is killed in the midst; then the HSM is away; then it is done, and nobody had the page open."""
+    first = connect(world, "one", "luna-a")
+    admin = Actor(user=User.objects.create(email="admin@example.com", is_appliance_admin=True), via="web")
+    asked = ask_for_move(admin, first.pk)
+    total = Vault.objects.exclude(kek_blob=None).count() + 1
+
+    def die(row, actor, *, progress):
+        def counted(done, all_of_them):
+            progress(done, all_of_them)
+            if done == 2:
+                raise Killed
+
+        return move_root_to_hsm(row, actor, progress=counted)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vault.services.root_key_move.move_root_to_hsm", die)
+        with pytest.raises(Killed):
+            do_asked_moves()
+    asked.refresh_from_db()
+    assert (asked.state, asked.done, asked.total) == ("RUNNING", 2, total)
+    assert do_asked_moves() == 0  # the lease of the dead one holds for a while
+    assert len(roots()) == 2
+    all_open(accounts)
+    Errand.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+
+    world.stop()
+    keys.forget_keys()
+    hsm.forget_groups()
+    assert do_asked_moves() == 1
+    asked.refresh_from_db()
+    assert asked.state == "WAITING"
+    assert asked.cause
+    world.keep()
+    until(lambda: not keys.root_problem(), 30, "the HSM is back")
+    hsm.forget_groups()
+    Errand.objects.update(next_try_at=timezone.now())
+    assert do_asked_moves() == 1
+    asked.refresh_from_db()
+    assert (asked.state, asked.done, asked.total) == ("SUCCEEDED", total, total)
+    assert roots() == {HsmKey.objects.get(purpose="root").cka_id}
     all_open(accounts)
 
 

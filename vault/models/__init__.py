@@ -3,6 +3,7 @@
 from vault.models.access import ApiToken, IdempotencyRecord
 from vault.models.attention import AttentionMailbox, AttentionSeen, UnusedKeys
 from vault.models.audit import AuditChainHead, AuditEvent, AuditLink
+from vault.models.errands import Errand
 from vault.models.hsm import HsmConnection, HsmKey, HsmKeyPlacement, HsmMember
 from vault.models.nodes import Generation, GenerationChange, Node, WorkerProcess
 from vault.models.preferences import UserPreferences
@@ -18,6 +19,7 @@ __all__ = [
     "AuditChainHead",
     "AuditEvent",
     "AuditLink",
+    "Errand",
     "Generation",
     "GenerationChange",
     "Group",

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
-from vault import rootkey
+from vault import errands, rootkey
+from vault.actions import Action
 from vault.actors import Actor
+from vault.changes import change
 from vault.errors import Conflict, DomainError, NotFound
 from vault.fields import WrappedBlob
-from vault.models import HsmConnection, HsmKey, HsmMember, Installation, Vault
+from vault.models import Errand, HsmConnection, HsmKey, HsmMember, Installation, Vault
 from vault.permissions import Permission
-from vault.rewrap import RewrapUnverified, move_root_to_hsm
+from vault.rewrap import Progress, RewrapUnverified, move_root_to_hsm, no_progress
 
-MOST_KEYS = 500
-"""Moved from a page; with more a command, which shows how far it is, is the better place."""
+ERRAND: Final = "root_key.move"
+TASK: Final = "vault.move_root_key"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,12 @@ class RootKeyStanding:
     keys: list[RootKey]
     total: int
     targets: list[Target]
+    errand: Errand | None = None
+
+    @property
+    def at_work(self) -> bool:
+        """Whether a worker moves it, or is to."""
+        return self.errand is not None and self.errand.under_way
 
     @property
     def current(self) -> RootKey | None:
@@ -73,13 +82,14 @@ def root_key_standing(actor: Actor) -> RootKeyStanding:
     named = row.root_key_id if row is not None else ""
     found = [RootKey(each, number, inside.get(each), each == named) for each, number in counted.items()]
     targets = [
-        Target(each, _why_not(each, inside.get(named), len(counted) > 1, len(blobs)))
+        Target(each, _why_not(each, inside.get(named), len(counted) > 1))
         for each in HsmConnection.objects.prefetch_related("members").order_by("name")
     ]
-    return RootKeyStanding(sorted(found, key=lambda each: not each.current), len(blobs), targets)
+    errand = errands.last_errand(ERRAND)
+    return RootKeyStanding(sorted(found, key=lambda each: not each.current), len(blobs), targets, errand)
 
 
-def _why_not(row: HsmConnection, held_by: HsmConnection | None, unfinished: bool, total: int) -> str:
+def _why_not(row: HsmConnection, held_by: HsmConnection | None, unfinished: bool) -> str:
     if held_by is not None and held_by.pk == row.pk and not unfinished:
         return "It is there."
     if row.needs_pin and row.pin_source != HsmConnection.PinSource.EXTERNAL:
@@ -95,12 +105,40 @@ def _why_not(row: HsmConnection, held_by: HsmConnection | None, unfinished: bool
         return "Not every member of it can do that; see what works."
     if any(each.state != HsmMember.State.ACTIVE for each in members):
         return "Not all of its members serve. The key has to be on each."
-    if total > MOST_KEYS:
-        return f"With {total:,} vaults run keystead keys migrate-root --hsm {row.name}, which shows how far it is."
     return ""
 
 
-def move_root_key(actor: Actor, connection_id: UUID) -> int:
+def ask_for_move(actor: Actor, connection_id: UUID) -> Errand:
+    """Let a worker move the root key into this HSM, or go on; a move into it that is under way is left as it is.
+
+    Raises Conflict (a move into another HSM is under way), NotFound, PermissionDenied.
+    """
+    actor.require(Permission.APPLIANCE_MANAGE_HSMS)
+    with change(actor) as tx:
+        row = HsmConnection.objects.filter(pk=connection_id).first()
+        if row is None:
+            raise NotFound("There is no such HSM connection.")
+        other = (
+            Errand.objects.filter(kind=ERRAND, state__in=Errand.UNFINISHED).exclude(subject_id=row.pk).first()
+        )
+        if other is not None:
+            raise Conflict("A move into another HSM is under way.", cure="Wait until it is done.")
+        errand, anew = errands.ask(actor, ERRAND, row.pk, TASK)
+        if anew:
+            tx.audit(Action.ROOT_KEY_MOVE, row)
+    return errand
+
+
+def do_asked_moves() -> int:
+    """Move the root key where it was asked for; for workers. A worker that dies leaves it to the next one."""
+
+    def work(row: Errand, actor: Actor, progress: Progress) -> None:
+        move_root_key(actor, row.subject_id, progress=progress)
+
+    return errands.run_due(ERRAND, work)
+
+
+def move_root_key(actor: Actor, connection_id: UUID, *, progress: Progress = no_progress) -> int:
     """Move every key under a root key in this HSM, or go on with a move; returns how many were moved. Outside a transaction.
 
     What was moved stays moved when it fails. Raises Conflict, Unavailable, NotFound, PermissionDenied.
@@ -110,7 +148,7 @@ def move_root_key(actor: Actor, connection_id: UUID) -> int:
     if row is None:
         raise NotFound("There is no such HSM connection.")
     try:
-        return move_root_to_hsm(row, actor).moved
+        return move_root_to_hsm(row, actor, progress=progress).moved
     except DomainError:
         raise
     except (rootkey.RootKeyError, RewrapUnverified) as error:

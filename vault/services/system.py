@@ -18,7 +18,7 @@ from django.core.cache import cache
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from vault import env, health, mail
+from vault import __version__, env, health, mail
 from vault.actions import Action
 from vault.actors import Actor
 from vault.errors import Conflict
@@ -83,7 +83,7 @@ def system_status(actor: Actor) -> System:
 def versions() -> dict[str, str]:
     """Versions of Keystead and of what it leans on most; of the nodes too, where they differ."""
     found = {
-        "Keystead": _version("keystead"),
+        "Keystead": __version__,
         "Python": sys.version.partition(" ")[0],
         "Django": django.get_version(),
     }

@@ -9,7 +9,7 @@ from django.http import HttpResponse
 from django.urls import reverse
 
 from vault.errors import NotFound
-from vault.services.root_key_move import move_root_key, root_key_standing
+from vault.services.root_key_move import ask_for_move, root_key_standing
 from vault.web.forms import ConfirmForm, confirm, submit
 from vault.web.frame import Can, appliance_page, can, done, page
 from vault.web.hsm import MANAGE, SEE, is_for_trying
@@ -60,10 +60,11 @@ def root_key_move(request: Any, connection_id: UUID) -> HttpResponse:
         return done(request, back, target.why_not)
     form = ConfirmForm(request.POST or None, reason="", typed=row.name)
     if request.method == "POST":
-        moved = submit(request, form, lambda values: (move_root_key(request.actor, row.pk),))
-        if moved is not None:
-            told = f"Moved into {row.name} and opened from there: {moved[0]} keys. Now back up the HSM, then Keystead."
-            return done(request, back, told)
+        asked = submit(request, form, lambda values: ask_for_move(request.actor, row.pk))
+        if asked is not None:
+            return done(
+                request, back, "The move has begun. This page shows how far it is, and may be closed."
+            )
     trying = is_for_trying(list(row.members.all()), row.module_path)  # type: ignore[attr-defined]
     warned = (
         [("flask-conical", "This is SoftHSM, a program: its keys lie in files. For trying out only.")]
@@ -85,7 +86,10 @@ def root_key_move(request: Any, connection_id: UUID) -> HttpResponse:
             ("archive", "Older backups of Keystead need the old root key: keep it as long as you keep them."),
             (
                 "undo-2",
-                "It may be interrupted: what was moved stays moved, and moving again goes on. The way back: keystead keys rewrap.",
+                (
+                    "A worker does it: this page may be closed. It may be interrupted: what was moved stays moved, and moving again "
+                    "goes on. The way back: keystead keys rewrap."
+                ),
             ),
         ],
         button="Move root key",

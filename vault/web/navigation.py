@@ -35,6 +35,7 @@ IN_VAULT: tuple[Entry, ...] = (
     Entry("Settings", "settings", "settings", Permission.VAULT_VIEW),
 )
 IN_APPLIANCE: tuple[Entry, ...] = (
+    Entry("Installation", "layout-dashboard", "installation", Permission.APPLIANCE_VIEW_NODES),
     Entry("Vaults", "vault", "vaults", Permission.APPLIANCE_MANAGE_VAULTS),
     Entry("Accounts", "users", "accounts", Permission.APPLIANCE_MANAGE_USERS),
     Entry("Nodes", "server", "nodes", Permission.APPLIANCE_VIEW_NODES),

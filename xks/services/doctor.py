@@ -1,7 +1,8 @@
 """Examines an external key store as AWS KMS will meet it, and says what is wrong, why it matters and what to do.
 
-Runs where it is asked, bounded to some seconds: somebody waits for it, and what takes longer than that AWS KMS would
-not have waited for either. Two at a time in a process; the network is used outside of any transaction.
+API and command line run it where it is asked, bounded to some seconds: somebody waits for it, and what takes longer than that AWS KMS
+would not have waited for either. The page asks for it, and a worker does it. Two at a time in a process; the network is used
+outside of any transaction.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from cloudkeys.operations.errors import OperationError
 from cloudkeys.providers.connection_errors import cause_and_cure
 from cloudkeys.services.rows import require_live_vault
 from cloudkeys.services.stores import find_health_check_key
-from vault import env
+from vault import env, errands
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
 from vault.errors import Conflict, NotFound, ValidationFailed
 from vault.keys import unseal
-from vault.models import Node
+from vault.models import Errand, Node
 from vault.permissions import Permission
 from xks.doctor_calls import Called, Caller, call_endpoint
 from xks.doctor_findings import Finding, Severity, finding, worst
@@ -43,6 +44,8 @@ from xks.models import DoctorReport
 from xks.services.certificates import node_certificates
 
 LIMIT_S: Final = 6.0
+ERRAND: Final = "xks_store.examine"
+TASK: Final = "xks.examine_stores"
 DNS_S: Final = 2.0
 MOST_SAMPLES: Final = 100
 USUAL_SAMPLES: Final = 20
@@ -113,6 +116,31 @@ def examine_store(
             detail={"endpoint": what.endpoint, "severity": report.severity, "errors": bad},
         )
     return report
+
+
+def ask_for_examination(actor: Actor, store_id: UUID, *, region: str = "") -> Errand:
+    """Let a worker examine a store; one that is under way is left as it is. Raises NotFound, ValidationFailed, PermissionDenied."""
+    store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_MANAGE)
+    require_live_vault(store.vault)
+    _what(store, region)
+    with change(actor):  # audited when it is done (XKS_DOCTOR_RUN)
+        row, _ = errands.ask(actor, ERRAND, store.pk, TASK, vault=store.vault, input={"region": region})
+    return row
+
+
+def examination_of(actor: Actor, store_id: UUID) -> Errand | None:
+    """What was asked for last, done or not. Raises NotFound."""
+    store: XksKeyStore = actor.fetch(XksKeyStore, store_id, Permission.XKS_STORES_VIEW)
+    return errands.last_errand(ERRAND, store.pk)
+
+
+def examine_asked_stores() -> int:
+    """Examine the stores for which somebody has asked it; for workers."""
+
+    def work(row: Errand, actor: Actor, progress: errands.Progress) -> None:
+        examine_store(actor, row.subject_id, region=str(row.input.get("region", "")))
+
+    return errands.run_due(ERRAND, work)
 
 
 def _what(store: XksKeyStore, region: str) -> _Examined:

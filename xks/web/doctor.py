@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from django import forms
 from django.http import HttpResponse
+from django.utils import timezone
 
 from vault.errors import NotFound
-from vault.models import Vault
+from vault.models import Errand, Vault
 from vault.permissions import Permission
 from vault.web.forms import PageForm, submit
 from vault.web.frame import done, page, vault_page
@@ -18,6 +20,7 @@ from xks.services import doctor
 from xks.web.store_frame import find_store, store_context, store_url
 from xks.web.stores import VIEW
 
+LATE = timedelta(seconds=10)
 _ORDER = {"error": 0, "warn": 1, "info": 2, "ok": 3}
 _LEVELS = {"error": "danger", "warn": "warn", "info": "info", "ok": "ok"}
 _WORDS = {
@@ -52,21 +55,19 @@ class ExamineForm(PageForm):
 
 @vault_page(VIEW)
 def store_doctor(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
-    """GET, POST /v/<id>/stores/<store>/doctor/"""
+    """GET, POST /v/<id>/stores/<store>/doctor/; the part `report` refreshes itself while a worker examines the store."""
     store = find_store(request, vault, store_id)
     links = list(store.links.order_by("region"))
     form = ExamineForm(request.POST or None, regions=[each.region for each in links])
     if request.method == "POST":
         request.actor.require(Permission.XKS_STORES_MANAGE, store)
-        report = submit(
+        asked = submit(
             request,
             form,
-            lambda values: doctor.examine_store(request.actor, store.pk, region=values["region"]),
+            lambda values: doctor.ask_for_examination(request.actor, store.pk, region=values["region"]),
         )
-        if report is not None:
-            return done(
-                request, store_url("xks-store-doctor", store), f"Examined. {_WORDS[report.severity]}."
-            )
+        if asked is not None:
+            return done(request, store_url("xks-store-doctor", store), "")
     found: DoctorReport | None
     try:
         found = doctor.last_report(request.actor, store.pk)
@@ -75,7 +76,15 @@ def store_doctor(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
     findings = sorted(found.findings if found else [], key=lambda each: _ORDER.get(each["severity"], 0))
     for each in findings:
         each["level"] = _LEVELS.get(each["severity"], "warn")
+    errand = doctor.examination_of(request.actor, store.pk)
+    waits = errand is not None and errand.state == Errand.State.WAITING
     context = {
+        "errand": errand,
+        "report_url": store_url("xks-store-doctor", store),
+        "report_is_newer": bool(
+            found and errand and errand.finished_at and found.examined_at > errand.finished_at
+        ),
+        "late": waits and errand is not None and errand.asked_at < timezone.now() - LATE,
         **store_context(request, store, "xks-store-doctor", links),
         "form": form,
         "report": found,
@@ -86,4 +95,5 @@ def store_doctor(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
         "good": [each for each in findings if each["severity"] == "ok"],
         "help": HELP,
     }
-    return page(request, "xks/stores/doctor.html", context, status=form.status)
+    part = ("report", "xks/stores/doctor_report.html")
+    return page(request, "xks/stores/doctor.html", context, part=part, status=form.status)

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from xks.web import audit, cloud_key, nodes, overview, palette, store_urls, system
+from xks.web import audit, cloud_key, installation, nodes, overview, palette, store_urls, system
 
 _K = "v/<uuid:vault_id>/cloud-keys/<uuid:key_id>/"
 
@@ -20,6 +20,8 @@ urlpatterns = [
     path("v/<uuid:vault_id>/attention/", overview.attention, name="vault-attention"),
     path("v/<uuid:vault_id>/audit/", audit.event_list, name="audit"),
     path("v/<uuid:vault_id>/audit/<uuid:event_id>/", audit.event_detail, name="audit-event"),
+    path("appliance/overview/", installation.installation, name="installation"),
+    path("appliance/attention/", installation.installation_attention, name="installation-attention"),
     path("appliance/nodes/", nodes.node_list, name="nodes"),
     path(
         "appliance/nodes/<uuid:node_id>/accept-rollback/",

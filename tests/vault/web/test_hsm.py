@@ -17,8 +17,9 @@ from tests.web import Browser, text_of
 from vault.fields import WrappedBlob
 from vault.hsm_attention import hsm_items, vault_hsm_items
 from vault.hsm_modules import ALLOWED_VARIABLES
-from vault.models import AuditEvent, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember, Vault
+from vault.models import AuditEvent, Errand, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember, Vault
 from vault.rewrap import RewrapRefused
+from vault.services.root_key_move import do_asked_moves
 from vault.web.hsm_forms import VENDORS, MemberLine, read_environment, read_members
 
 LIST = "/appliance/hsms/"
@@ -433,10 +434,21 @@ def test_a_move_of_the_root_key_is_shown_as_far_as_it_is(cast: Cast, monkeypatch
         raise RewrapRefused("The HSM did not answer.", "See to it.")
 
     monkeypatch.setattr("vault.services.root_key_move.move_root_to_hsm", refuse)
-    refused = admin.send(at("hsm-root-key-move", able), typed_name="able")
-    assert refused.status_code == 409
-    assert "The HSM did not answer." in text_of(refused)
-    assert "move again to go on" in text_of(refused)
+    # The answer does not wait for the move: a worker does it, and the page follows.
+    assert admin.send(at("hsm-root-key-move", able), typed_name="able").status_code == 303
+    assert AuditEvent.objects.filter(action="vault:root_key:move", target_name="able").count() == 1
+    part = admin.get(ROOT, target="standing")
+    assert b"hx-get" in part.content
+    assert "The move begins as soon as a worker takes it." in text_of(part)
+    assert "appliance@example.com" in text_of(part) or "Asked for by" in text_of(part)
+    other = new_hsm(cast, "other", pin_source="external")
+    elsewhere = admin.send(at("hsm-root-key-move", other), typed_name="other")
+    assert elsewhere.status_code == 409
+    assert "A move into another HSM is under way." in text_of(elsewhere)
+    assert do_asked_moves() == 1
+    refused = text_of(admin.get(ROOT))
+    assert "The last move stopped: The HSM did not answer." in refused
+    assert "move again to go on" in refused
     # As a kill in the midst leaves it: one key is under the new root.
     key = new_key(able, None, on=2, purpose="root", label="keystead-root")
     kek = bytes(Vault.objects.values_list("kek_blob", flat=True).get(pk=cast.vault.pk))
@@ -446,10 +458,17 @@ def test_a_move_of_the_root_key_is_shown_as_far_as_it_is(cast: Cast, monkeypatch
     assert "A move is unfinished" in text_of(part)
     assert "able" in text_of(part)
     assert "Go on" in text_of(admin.get(ROOT))
-    monkeypatch.setattr(
-        "vault.services.root_key_move.move_root_to_hsm", lambda row, actor: SimpleNamespace(moved=2)
-    )
+
+    def move(row: HsmConnection, actor: Any, progress: Any) -> Any:
+        progress(1, 2)
+        assert "Moving: 1 of 2 keys seen to." in text_of(admin.get(ROOT, target="standing"))
+        progress(2, 2)
+        return SimpleNamespace(moved=2)
+
+    monkeypatch.setattr("vault.services.root_key_move.move_root_to_hsm", move)
     assert admin.send(at("hsm-root-key-move", able), typed_name="able").status_code == 303
+    assert do_asked_moves() == 1
+    assert Errand.objects.get(kind="root_key.move", subject_id=able.pk).state == "SUCCEEDED"
 
 
 def test_a_pin_from_outside_is_told_by_its_variable_and_tried_anew_when_somebody_says_so(cast: Cast) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from django.utils import timezone
 
 from cloudkeys.models import AwsStoreLink, Operation, XksKeyStore
 from cloudkeys.services import stores
 from tests.cast import WHO, Cast
 from tests.cloudkeys.world import new_account, new_key, new_key_set, store_of
 from tests.web import Browser, text_of
-from vault.models import AuditEvent
+from vault.models import AuditEvent, Errand, Membership
 
 SEEN = {"owner": 200, "colleague": 200, "auditor": 200, "outsider": 404, "appliance": 404, "anonymous": 302}
 CHANGED = {**SEEN, "auditor": 403}
@@ -297,3 +300,44 @@ def test_the_doctors_report_and_its_age(cast: Cast, store: XksKeyStore) -> None:
     assert "It has ended. AWS minds. What to do: Renew it." in text
     assert "by Ada" in text
     assert "Found errors" in text_of(owner.get(reverse("xks-stores", args=[cast.vault.pk])))
+
+
+def test_the_doctor_examines_in_the_background_and_the_page_follows(
+    cast: Cast, store: XksKeyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer to the click waits for nothing; a worker does it with the rights of who asked."""
+    from cloudkeys.operations.errors import OperationError
+    from xks.models import DoctorReport
+    from xks.services import doctor
+
+    def nowhere(host: str, *, simulated: bool) -> Any:
+        raise OperationError("dns", "The name is not known.", "Make it known.", permanent=True)
+
+    monkeypatch.setattr("xks.services.doctor.preflight.find_place", nowhere)
+    owner, url = Browser(cast, "owner"), at("xks-store-doctor", store)
+    assert Browser(cast, "auditor").client.post(url, {}).status_code in (403, 404)
+    hidden = owner.hidden(url)
+    assert owner.send(url, hidden).status_code == 303
+    assert owner.send(url, hidden).status_code == 303  # a double click
+    assert Errand.objects.filter(kind="xks_store.examine").count() == 1
+    assert not DoctorReport.objects.exists()
+    part = owner.get(url, target="report")
+    assert b"hx-get" in part.content
+    assert "<html" not in part.content.decode()
+    assert "The examination begins as soon as a worker takes it" in text_of(part)
+    Errand.objects.update(asked_at=timezone.now() - timedelta(seconds=30))
+    assert "No worker has taken it yet." in text_of(owner.get(url))
+    Errand.objects.update(asked_at=timezone.now())
+    assert doctor.examine_asked_stores() == 1
+    part = owner.get(url, target="report")
+    assert b"hx-get" not in part.content
+    assert "To be mended" in text_of(part)
+    assert "The name is not known." in text_of(part)
+    assert DoctorReport.objects.get().examined_by == cast.actor("owner").display_name
+
+    # Whoever may no more by then is refused, and that is told.
+    assert owner.send(url).status_code == 303
+    Membership.objects.filter(user=cast.users["owner"], vault=cast.vault).delete()
+    assert doctor.examine_asked_stores() == 1
+    assert Errand.objects.get().state == "FAILED"
+    assert "The store could not be examined" in text_of(Browser(cast, "colleague").get(url))
