@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from hmac import compare_digest
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -25,6 +25,10 @@ MAX_SIGNING_KEYS = 64
 """Derived signing keys kept for each credential: a few regions over a few days."""
 
 _USE_SETS: tuple[tuple[str, ...], ...] = (("ENCRYPT",), ("DECRYPT",), ("ENCRYPT", "DECRYPT"), ())
+
+
+LET_GO = 100
+"""Keys of the snapshot before that are freed without a pause."""
 
 
 class ChangeRefused(Exception):
@@ -416,6 +420,8 @@ class Change:
         self._compiled = CompiledRules()
         self._own: set[str] = set()  # stores that are this change's own and may be written to
         self._homes: dict[str, tuple[str, str] | None] = {}  # over those of serving, unless full
+        self._before: list[Key] = []
+        self._homes_before: dict[str, tuple[str, str]] = {}
         # A change of keys only keeps the table of prefixes and credentials.
         self._prefixes: Mapping[str, Credentials] | None = None if first.full else held.prefixes
 
@@ -451,7 +457,13 @@ class Change:
         prefixes = self._prefixes if self._prefixes is not None else _index_prefixes(self._stores.values())
         keyring = Keyring(self._generation, self._stores, prefixes)
         if self._full:
-            serving._key_homes = {key_id: home for key_id, home in self._homes.items() if home}
+            # Freed in one go with the snapshot, very many keys would hold up the loop: see let_go().
+            self._before = [key for store in serving.keyring.stores.values() for key in store.keys.values()]
+            self._homes_before = serving._key_homes
+            homes = self._homes
+            if None in homes.values():  # rare, and going through very many takes a while
+                homes = {key_id: home for key_id, home in homes.items() if home}
+            serving._key_homes = cast("dict[str, tuple[str, str]]", homes)
         else:
             for key_id, home in self._homes.items():
                 if home is None:
@@ -462,6 +474,17 @@ class Change:
             # An older database was accepted: leases for the newer one vouch for nothing here.
             serving.leased_at = None
         serving.keyring = keyring
+
+    def let_go(self) -> Iterator[None]:
+        """Free what a full change has replaced, after its commit, pausing so that the caller can let requests through."""
+        before, homes = self._before, self._homes_before
+        while before:
+            del before[-LET_GO:]
+            yield
+        while homes:
+            for _ in range(min(LET_GO, len(homes))):
+                homes.popitem()
+            yield
 
     def _home(self, key_id: str) -> tuple[str, str] | None:
         if key_id in self._homes or self._full:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import logging
 import multiprocessing
 import os
@@ -229,6 +230,7 @@ class Link:
                 self._mistrusted = True
                 log.error("applying what the xks agent sent failed: %s", type(error).__name__)
             finally:
+                gc.enable()  # a load may have been broken off
                 self._writer = None
                 writer.close()
             if wire.boot_clock() - since > RETRY_LAST_S:
@@ -270,6 +272,9 @@ class Link:
                 continue
             if change is None:
                 change = Change(serving, message)
+                if message.full:
+                    # The collector would look through all keys again and again, for 0.1 to 1 s each time with 100,000.
+                    gc.disable()
                 resident: list[tuple[str, int]] = []
             if len(resident) < MAX_PREPARED:
                 resident += [
@@ -285,7 +290,11 @@ class Link:
             await asyncio.sleep(0)
             if message.final:
                 change.commit()
-                change = None
+                committed, change = change, None
+                if message.full:
+                    # Keys hold no cycles: the collector need never look at them. What is replaced is freed all the same.
+                    gc.freeze()
+                    gc.enable()
                 self._mistrusted = False
                 # No request is in work here: they run from snapshot to answer without a pause, but for
                 # those that wait for an HSM, and for the wait for the disk.
@@ -297,3 +306,8 @@ class Link:
                     await self._journal.settled()
                 writer.write(wire.encode_frame(wire.Applied(pid, serving.keyring.generation)))
                 await writer.drain()
+                since = time.perf_counter()
+                for _ in committed.let_go():
+                    if time.perf_counter() - since > SLICE_S:
+                        await asyncio.sleep(0)
+                        since = time.perf_counter()

@@ -109,6 +109,28 @@ def test_full_load_forgets_what_it_does_not_name(serving: Serving) -> None:
     assert set(serving.keyring.stores["store-1"].keys) == {"foo"}
 
 
+def test_what_a_full_load_replaced_is_let_go_in_small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xks.keyring.LET_GO", 2)
+    serving = Serving()
+    apply(serving, *world.full_load())
+    held = serving.keyring
+    names = set(held.stores["store-1"].keys)
+    load = world.full_load(2)
+    change = Change(serving, load[0])
+    for item in load:
+        for _ in change.add(item):
+            pass
+    assert not list(change.let_go()), "nothing has been replaced before the commit"
+    change.commit()
+    assert len(list(change.let_go())) > 4
+    assert not list(change.let_go())
+    # The old snapshot is whole for whoever still works with it, and the new one has its own tables.
+    assert set(held.stores["store-1"].keys) == names
+    apply(serving, delta(3, removed_keys=[serving.keyring.stores["store-1"].keys["foo"].id]))
+    assert "foo" not in serving.keyring.stores["store-1"].keys
+    assert "foo" in held.stores["store-1"].keys
+
+
 def test_empty_change_carries_the_generation(serving: Serving) -> None:
     apply(serving, delta(17))
     assert serving.keyring.generation == 17

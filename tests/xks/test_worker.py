@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import subprocess
@@ -200,6 +201,51 @@ async def test_a_large_load_lets_requests_through(agent: FakeAgent, folder: Path
         assert len(serving.keyring.stores["store-1"].keys) == 20_000
     # Unsliced, the loop turns a few times for the frames and not at all while their keys are taken in.
     assert turns > 200
+
+
+async def test_a_second_large_load_is_spared_the_collector_and_lets_go_of_the_first(
+    agent: FakeAgent, folder: Path
+) -> None:
+    """Going through very many keys, and freeing them in one go, would hold requests up for hundreds of milliseconds."""
+    keys = [world.key_record(f"key-{number}") for number in range(5_000)]
+    agent.greeting = lambda hello: list(wire.slice_delta(1, full=True, stores=world.STORES, keys=keys))
+    collections: list[int] = []
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop" and info["generation"] == 2:
+            collections.append(info["collected"])
+
+    async with linked(folder) as serving:
+        await off_loop(lambda: agent.wait_applied(1))
+        before = serving.keyring.stores["store-1"].keys["key-7"]
+        frozen = gc.get_freeze_count()
+        gc.callbacks.append(note)
+        try:
+            again = list(wire.slice_delta(2, full=True, stores=world.STORES, keys=keys))
+            await off_loop(lambda: agent.send(*again[:-1]))
+            await until(lambda: not gc.isenabled())
+            collections.clear()
+            await off_loop(lambda: agent.send(again[-1]))
+            await off_loop(lambda: agent.wait_applied(2))
+        finally:
+            gc.callbacks.remove(note)
+        assert not collections
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen // 2, "what was loaded is out of the collector's way"
+        # Whoever still holds the old snapshot's key may use it: freed is only what nobody holds.
+        assert before.current is not None
+        assert serving.keyring.stores["store-1"].keys["key-7"] is not before
+        assert len(serving.keyring.stores["store-1"].keys) == 5_000
+
+        # A load that is broken off leaves the collector at work.
+        agent.greeting = lambda hello: []
+        third = list(wire.slice_delta(3, full=True, stores=world.STORES, keys=keys))
+        await off_loop(lambda: agent.send(*third[:-1]))
+        await until(lambda: not gc.isenabled())
+        await off_loop(agent.hang_up)
+        await until(gc.isenabled)
+        assert serving.keyring.generation == 2
+    gc.unfreeze()
 
 
 HARDENED = """
