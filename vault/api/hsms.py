@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from vault.api.endpoints import ApiView, created, detail, operation, page
 from vault.api.idempotency import Made, Replay
 from vault.api.listing import Listing, choice, text
-from vault.api.serializers import CreatedMixin, PlainText, SecretField, StrictSerializer
+from vault.api.serializers import CreatedMixin, PlainText, SecretField, StrictNumber, StrictSerializer
 from vault.keys import root_problem
 from vault.models import HsmConnection, HsmKey, HsmMember
 from vault.services import hsm as service
@@ -322,7 +322,7 @@ class HsmPin(ApiView):
 class TestInput(StrictSerializer):
     """How long to wait."""
 
-    wait_s = serializers.FloatField(min_value=0, max_value=30, default=service.TEST_S)
+    wait_s = StrictNumber(min_value=0, max_value=30, default=service.TEST_S)
 
 
 class TestReportSerializer(serializers.Serializer[Any]):

@@ -102,6 +102,16 @@ class StrictInteger(serializers.IntegerField):
         return int(super().to_internal_value(data))
 
 
+class StrictNumber(serializers.FloatField):
+    """A JSON number: neither digits in a string nor true and false, which FloatField takes for 1 and 0."""
+
+    def to_internal_value(self, data: Any) -> float:
+        """Raises ValidationError for anything but a JSON number."""
+        if isinstance(data, bool) or not isinstance(data, int | float):
+            self.fail("invalid")
+        return float(super().to_internal_value(data))
+
+
 @extend_schema_field({"type": "object", "additionalProperties": {}})
 class JsonObject(serializers.JSONField):
     """A JSON object of any content, for what AWS or the audit record says."""
