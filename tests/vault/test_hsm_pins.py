@@ -89,9 +89,7 @@ def test_of_four_keepers_one_tries_a_wrong_pin_and_none_again(one):
         change_pin(ACTOR, row.pk, Secret("1111-Another-Wrong"))
         until(lambda: len(token.tried) == 2)
         until(lambda: member_of(row).pin_refused_version == 2)
-        until(
-            lambda: "the PIN" in member_of(row).message, 15, "told instead of that another was just trying"
-        )
+        until(lambda: "the PIN" in member_of(row).message, 15, "told instead of that another was just trying")
     finally:
         for keeper in keepers:
             keeper.end()
