@@ -290,6 +290,7 @@ SPECTACULAR_SETTINGS = {
         "OperationStateEnum": "cloudkeys.models.operations.Operation.State",
         "RuleFindingSeverityEnum": ["DANGER", "WARNING", "NOTE"],
         "DoctorSeverityEnum": ["ok", "info", "warn", "error"],
+        "HsmReplicationEnum": "vault.models.hsm.HsmKey.Replication",
         "StepStateEnum": ["PENDING", "RUNNING", "WAITING", "DONE", "FAILED", "UNDOING", "UNDONE"],
     },
 }
