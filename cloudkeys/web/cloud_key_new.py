@@ -284,6 +284,8 @@ def key_principals(request: Any, vault: Vault, key_set_id: UUID) -> HttpResponse
 class CsvForm(PageForm):
     """A key set, and a file or the text of one."""
 
+    one_of = frozenset({"file", "csv"})
+
     key_set = forms.ChoiceField(label="Key set")
     file = forms.FileField(
         required=False,

@@ -125,3 +125,48 @@ def test_looks_go_with_the_person(signed_in_page: Callable[..., Page], filled: F
     assert other.evaluate("document.documentElement.dataset.theme") == "dark"
     with page.expect_response("**/accounts/looks/"):
         page.get_by_role("button", name="System", exact=True).click()
+
+
+def test_a_narrow_list_sorts_and_selects_all(signed_in_page: Callable[..., Page], filled: Filled) -> None:
+    """Its heads are gone at 400 px; what they did has to stay."""
+    page = signed_in_page("owner", width=400)
+    page.goto(at(filled, "cloud-keys"))
+    page.get_by_label("Select all on this page").locator("visible=true").check()
+    rows = page.locator("input[name=pick]").count()
+    assert rows
+    expect(page.get_by_text(f"{rows} selected")).to_be_visible()
+    page.get_by_label("Select all on this page").locator("visible=true").uncheck()
+    page.get_by_label("Sort by").focus()
+    page.get_by_label("Sort by").select_option("-name")
+    page.wait_for_url(re.compile("ordering=-name"))
+    names = page.locator("tbody .main-link").all_inner_texts()
+    assert names == sorted(names, reverse=True)
+    assert page.evaluate("document.activeElement?.id") == "list-sort"
+    assert_accessible(page)
+    page.go_back()
+    expect(page.get_by_label("Sort by")).not_to_have_value("-name")
+
+
+def test_what_a_narrow_window_shows_is_whole(signed_in_page: Callable[..., Page], filled: Filled) -> None:
+    """Tables in groups do not scroll, and no tab is out of sight."""
+    page = signed_in_page("owner", width=400)
+    page.goto(at(filled, "csp-account"))
+    for wrap in page.locator(".table-wrap").all():
+        assert wrap.evaluate("each => each.scrollWidth <= each.clientWidth + 1")
+    page.goto(at(filled, "cloud-key"))
+    for tab in page.locator(".tabs a").all():
+        box = tab.bounding_box()
+        assert box
+        assert box["x"] + box["width"] <= 400
+    assert_accessible(page)
+
+
+def test_the_doctor_examines_while_one_looks(signed_in_page: Callable[..., Page], filled: Filled) -> None:
+    """The click is answered at once; a worker examines the store, and the page shows what it found by itself."""
+    page = signed_in_page("owner")
+    page.goto(at(filled, "xks-store-doctor"))
+    page.get_by_role("button", name="Examine now").click()
+    expect(page.locator("#report[data-live]")).to_be_visible()
+    expect(page.locator("#report:not([data-live])")).to_be_visible(timeout=30_000)
+    expect(page.get_by_text(re.compile(r"examined .* by owner@example.com", re.IGNORECASE))).to_be_visible()
+    assert_accessible(page)

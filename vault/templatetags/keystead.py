@@ -227,6 +227,7 @@ def field(
         extra["aria-required"] = "true"
     many = isinstance(widget, forms.RadioSelect | forms.CheckboxSelectMultiple)
     units: dict[str, str] = getattr(bound.form, "units", {})
+    one_of: frozenset[str] = getattr(bound.form, "one_of", frozenset())
     return {
         "field": bound,
         "control": bound.as_widget(attrs={k: v for k, v in extra.items() if v is not None}),
@@ -236,8 +237,22 @@ def field(
         "is_password": isinstance(widget, forms.PasswordInput),
         "is_hidden": bound.is_hidden,
         "hint": bound.help_text if hint else "",
-        "optional": not (needed or bound.field.required) and not isinstance(widget, forms.CheckboxInput),
+        "optional": not (
+            needed or bound.field.required or bound.name in one_of or _always_filled(bound.field)
+        ),
     }
+
+
+def _always_filled(field: forms.Field) -> bool:
+    """Whether nothing can be left out: a box that is ticked or not, a choice without an empty one."""
+    if isinstance(field.widget, forms.CheckboxInput):
+        return True
+    if not isinstance(field, forms.ChoiceField) or isinstance(
+        field, forms.ModelChoiceField | forms.MultipleChoiceField
+    ):
+        return False
+    offered: Any = field.choices
+    return all(str(value) for value, _ in offered)
 
 
 @register.inclusion_tag("parts/form_problems.html", takes_context=True)

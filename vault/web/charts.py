@@ -119,15 +119,19 @@ def lines(
     step = _W / max(len(places) - 1, 1)
     parts: list[SafeString] = []
     for number, s in enumerate(series, 1):
-        path, pen_down = [], False
+        path, dots, pen_down = [], [], False
         for i, value in enumerate(s.values):
             if value is None:
                 pen_down = False
                 continue
             at = f"{i * step:.1f} {_H - value / top * (_H - 6):.1f}"
-            # A value between two gaps is a dot: a line that goes nowhere, with round ends.
+            if not pen_down and (i + 1 == len(s.values) or s.values[i + 1] is None):
+                # A value between two gaps is a dot: a line that goes nowhere, with round ends, and thick enough to be seen.
+                dots.append(f"M{at}L{at}")
             path.append(f"L{at}" if pen_down else f"M{at}L{at}")
             pen_down = True
+        if dots:
+            parts.append(format_html('<path class="line dot l{}" d="{}"/>', number, " ".join(dots)))
         parts.append(format_html('<path class="line l{}" d="{}"/>', number, " ".join(path)))
     for i, place in enumerate(places):
         told = ", ".join(f"{s.name} {_number(s.values[i])} {unit}".strip() for s in series)

@@ -30,10 +30,12 @@ class Difference:
 class PageForm(forms.Form):
     """Base of every form. Hidden: `once`, which makes the form do its work once, and `revision`, what the person has read.
 
-    `units` names what stands behind a field ({"days": "days"}); `optional` marks fields in the label by itself.
+    `units` names what stands behind a field ({"days": "days"}); fields that may stay empty are marked so in their labels, except those of
+    `one_of`, one of which is to be filled.
     """
 
     units: dict[str, str] = {}  # noqa: RUF012 - declared by each form
+    one_of: frozenset[str] = frozenset()
     required_css_class = ""
     once = forms.CharField(required=False, widget=forms.HiddenInput, max_length=64)
     revision = forms.IntegerField(required=False, widget=forms.HiddenInput, min_value=0)

@@ -113,6 +113,7 @@ def examine_store(
         tx.audit(
             Action.XKS_DOCTOR_RUN,
             store,
+            target_name=store.key_set.name,
             detail={"endpoint": what.endpoint, "severity": report.severity, "errors": bad},
         )
     return report

@@ -127,6 +127,8 @@ class UnrepeatedTextarea(forms.Textarea):
 class ChainForm(PageForm):
     """A signed chain, as text or as a file."""
 
+    one_of = frozenset({"chain", "chain_file", "private_key", "private_key_file"})
+
     chain = forms.CharField(
         max_length=MAX_PEM,
         required=False,
