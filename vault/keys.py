@@ -47,6 +47,7 @@ __all__ = [
     "forget_vault",
     "installation_wrapper",
     "new_vault_kek",
+    "root_in_hsm",
     "root_problem",
     "root_wrapper",
     "seal",
@@ -287,11 +288,16 @@ def check_root_key(installation: Installation) -> KeyWrapper:
     return root
 
 
+def root_in_hsm() -> bool:
+    """Whether this process has found its root key in an HSM. Asks nobody."""
+    with _lock:
+        return any(isinstance(each, HsmRoot) for each in _roots.values())
+
+
 def root_problem() -> str:
     """Return why the root key cannot be used now, where this process has found it in an HSM; empty while it can."""
-    with _lock:
-        if not any(isinstance(each, HsmRoot) for each in _roots.values()):
-            return ""
+    if not root_in_hsm():
+        return ""
     try:
         installation_wrapper()
     except RootKeyAway as error:

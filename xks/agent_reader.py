@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import msgspec
 import psycopg
 import structlog
 from django.db import Error
 
 from vault import node_alarms
-from vault.keys import RootKeyError
+from vault.keys import RootKeyAway, RootKeyError
 from xks.agent_courtesy import CHANGE_S, LOOK_S, Courtesy
 from xks.agent_database import close_own_connection, new_watch, use_own_connection
 from xks.agent_hsm import hsm_groups
@@ -34,6 +35,9 @@ log = structlog.get_logger("keystead.agent")
 
 BACKOFF_S = (0.1, 0.2, 0.5, 1.0, 2.0)
 """Pauses between attempts while the database does not answer."""
+
+HSM_AWAY = "the HSM that holds the root key does not answer"
+ROOT_UNUSABLE = "the root key cannot be used"
 
 MAX_ALARMS = 20
 """Rows named one by one when a load had to leave many out."""
@@ -73,6 +77,7 @@ class Reader(threading.Thread):
         self._take_hsms = take_hsms
         self._courtesy = courtesy or Courtesy()
         self._hsms: HsmGroups | None = None
+        self._root_problem = ""
         self._keks = keks
         if keks is not None:
             keks.wake = self._watch.wake
@@ -117,7 +122,7 @@ class Reader(threading.Thread):
     def _look(self, applied: Applied | None) -> Applied | None:
         self._courtesy.hurry(LOOK_S)
         asked_at = boot_clock()
-        hsms = hsm_groups()
+        hsms = msgspec.structs.replace(hsm_groups(), root_problem=self._root_problem)
         if hsms != self._hsms:
             # Before keys that refer to them; states change without a generation.
             self._hsms = hsms
@@ -148,11 +153,13 @@ class Reader(threading.Thread):
             loaded = load_everything(self._max_staleness_s, self._keks)
             loaded.rollback_accepted = True
         except RootKeyError as error:
+            self._root_problem = HSM_AWAY if isinstance(error, RootKeyAway) else ROOT_UNUSABLE
             self._state.raise_alarm(node_alarms.ROOT_KEY, str(error))
             return applied
         if self._failures:
             log.info("the database answers again")
         self._failures = 0
+        self._root_problem = ""
         self._state.clear(node_alarms.ROOT_KEY)
         if loaded is not None:
             self._courtesy.hurry(CHANGE_S)

@@ -342,7 +342,15 @@ def _index_prefixes(stores: Iterable[Store]) -> Mapping[str, Credentials]:
 class Serving:
     """The one mutable thing of a worker: which snapshot it serves from, and until when."""
 
-    __slots__ = ("_key_homes", "counted_workers", "fleet_size", "keyring", "leased_at", "valid_for_s")
+    __slots__ = (
+        "_key_homes",
+        "counted_workers",
+        "fleet_size",
+        "keyring",
+        "leased_at",
+        "root_problem",
+        "valid_for_s",
+    )
 
     def __init__(self) -> None:
         self.keyring = EMPTY
@@ -351,6 +359,8 @@ class Serving:
         self.leased_at: float | None = None
         """Boot-time clock, seconds, of the last lease; None before the first."""
         self.valid_for_s = 0.0
+        self.root_problem = ""
+        """Why the agent opens no keys at present, in words for anybody."""
         # Where each key is, by its own id; only changes need it, so it is no part of the snapshot.
         self._key_homes: dict[str, tuple[str, str]] = {}
 
@@ -383,8 +393,12 @@ class Serving:
     def problem(self, now: float) -> str | None:
         """Return why this worker cannot serve, in words for an operator, or None when it can."""
         if self.keyring is EMPTY:
+            if self.root_problem:
+                return f"no keys loaded yet: {self.root_problem}"
             return "no keys loaded yet: waiting for the xks agent"
         if self.expired(now):
+            if self.root_problem:
+                return f"no valid lease from the xks agent: {self.root_problem}"
             return "out of touch with the database for too long: no valid lease from the xks agent"
         return None
 
@@ -393,7 +407,8 @@ class Serving:
         if self.leased_at is None or now < self.leased_at + self.valid_for_s / 2:
             return None
         left = max(0, int(self.leased_at + self.valid_for_s - now))
-        return f"out of touch with the database: serves on for {left} s, then refuses"
+        cause = self.root_problem or "out of touch with the database"
+        return f"{cause}: serves on for {left} s, then refuses"
 
 
 class Change:

@@ -271,6 +271,8 @@ class HsmGroups(msgspec.Struct, frozen=True, tag="hsm"):
     """
 
     groups: tuple[HsmGroupRecord, ...]
+    root_problem: str = ""
+    """Why the agent opens no keys at present, in words for anybody who asks /ping; empty when it does."""
 
 
 class Invocations(msgspec.Struct, frozen=True, tag="invocations"):

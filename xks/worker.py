@@ -259,6 +259,7 @@ class Link:
                     self._desk.take_invocations(message)
                 continue
             if isinstance(message, wire.HsmGroups):
+                serving.root_problem = message.root_problem
                 if self._desk is not None:
                     self._desk.take_groups(message)
                 continue

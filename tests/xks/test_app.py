@@ -11,6 +11,7 @@ from tests.xks import world
 from tests.xks.shell import Answer, FakeExchange, FakeScope, HeaderTable, Shell, apply
 from xks import aead, wire
 from xks import app as app_module
+from xks.agent_reader import HSM_AWAY
 from xks.app import MAX_BODY_BYTES
 from xks.bodies import CallerMetadata
 from xks.errors import AccessDeniedException, error_body
@@ -175,6 +176,19 @@ async def test_probe(shell: Shell, path: str, method: str) -> None:
 
 async def test_probe_by_another_method(shell: Shell) -> None:
     assert (await shell.send("POST", "/ping")).status == 405
+
+
+async def test_probe_tells_that_the_root_key_is_away() -> None:
+    shell = Shell(loaded=False)
+    shell.serving.root_problem = HSM_AWAY
+    answer = await shell.send("GET", "/ping")
+    assert (answer.status, answer.json["reason"]) == (503, f"no keys loaded yet: {HSM_AWAY}")
+    apply(shell.serving, *world.full_load())
+    assert shell.serving.take_lease(world.lease(), wire.boot_clock())
+    assert (await shell.send("GET", "/ping")).json == {"status": "ok"}, "what is open goes on"
+    shell.serving.leased_at = wire.boot_clock() - 61
+    answer = await shell.send("GET", "/ping")
+    assert (answer.status, HSM_AWAY in answer.json["reason"]) == (503, True)
 
 
 async def test_probe_tells_why_it_cannot_serve() -> None:

@@ -29,7 +29,7 @@ from vault.api.problems import PROBLEMS
 from vault.errors import DomainError, NotFound, PermissionDenied
 from vault.models import Membership, User, Vault
 from vault.permissions import Permission
-from vault.web import once
+from vault.web import once, root_sight
 from vault.web.navigation import Section, sections
 
 logger = logging.getLogger("keystead.web")
@@ -209,6 +209,7 @@ def page(
         _trigger_messages(request, response)
     else:
         values["shell"] = shell(request, actor, request.vault)
+        values["root_away"] = root_sight.current()
         response = render(request, template, values, status=status)
     patch_vary_headers(response, ["HX-Request", "HX-Target"])
     return response
