@@ -23,7 +23,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 
 from cloudkeys.models import AwsStoreLink, Operation, XksCredential
 from vault.generations import counted_workers, current_generation
-from vault.models import AuditEvent, Node
+from vault.models import AuditEvent, HsmMember, Node
 from xks.agent_database import close_own_connection, use_own_connection
 from xks.journal_recovery import segments_of
 from xks.metrics_counters import MAX_STORES
@@ -145,6 +145,7 @@ class DatabaseMetrics(threading.Thread):
         yield from _credentials()
         yield _links()
         yield from _operations(now)
+        yield _hsm_members()
         yield from self._journal(now)
         yield _one(
             "keystead_audit_events",
@@ -215,6 +216,18 @@ def _links() -> Metric:
     for state in AwsStoreLink.State.values:
         links.add_metric([state], counts.get(state, 0))
     return links
+
+
+def _hsm_members() -> Metric:
+    members = GaugeMetricFamily(
+        "keystead_hsm_members",
+        "Members of HSM connections, by the state that keepers saw last.",
+        labels=["state"],
+    )
+    counts = dict(HsmMember.objects.order_by().values_list("state").annotate(number=Count("id")))
+    for state in HsmMember.State.values:
+        members.add_metric([state], counts.get(state, 0))
+    return members
 
 
 def _operations(now: datetime) -> Iterator[Metric]:
