@@ -32,6 +32,7 @@ from hsm.base import (
 from hsm.spawning import Running, spawn
 from vault import env, hsm_pins, keys
 from vault.errors import ValidationFailed
+from vault.hsm_gate import Gate, Verdict, learn_if_possible, waiting_path
 from vault.hsm_groups import client_of, run_folder, socket_path
 from vault.hsm_locked import first_line, unwritten, wait_briefly
 from vault.hsm_modules import check_environment, check_module
@@ -52,6 +53,7 @@ STEADY_S: Final = 60.0
 MOST_MISSES: Final = 2
 """Health checks in a row without an answer after which a helper counts as hung."""
 MIN_DEADLINE_S: Final = 30.0
+ADMIT_S: Final = 0.5
 EXIT_REFUSED: Final = 65
 SLOW_MS: Final = 25.0
 _AAD: Final = b"keystead:health"
@@ -123,7 +125,9 @@ class MemberWatch(threading.Thread):
         self.member_id = member_id
         self.host = host
         self.running: Running | None = None
+        self.gate = Gate(member_id)
         self.restarts = 0
+        self._judged = 0.0
         self._spawn = spawn_helper
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -192,10 +196,14 @@ class MemberWatch(threading.Thread):
         if self.running is None:
             if now < self._next_start:
                 return
+            learn_if_possible(self.gate, rows)
             self._start(rows)
-        elif rows is not None and now >= self._next_trial:
+        elif rows is not None and self.gate.is_open and now >= self._next_trial:
             self._try_new_pin(*rows)
-        if self.running is not None and time.monotonic() - self._checked >= HEALTH_S:
+        if self.running is not None and not self.gate.is_open:
+            self._judge_again()
+        if self.running is not None and self.gate.is_open and time.monotonic() - self._checked >= HEALTH_S:
+            learn_if_possible(self.gate, rows)
             self._check()
 
     def _rows(self) -> tuple[HsmConnection, HsmMember] | None:
@@ -217,9 +225,9 @@ class MemberWatch(threading.Thread):
             if rows is None:
                 if self._good is None:
                     return  # nothing is known of it yet, and the database is away
-                self.running = self._launch(self._plan, self._good.pin, socket_path(self.member_id))
+                self.running = self._launch(self._plan, self._good.pin, waiting_path(self.member_id))
             else:
-                self.running = self._start_claimed(*rows, socket_path(self.member_id))
+                self.running = self._start_claimed(*rows, waiting_path(self.member_id))
         except NotNow as error:
             self._later(error.wait_s)
             self._tell(State.UNAVAILABLE, str(error))
@@ -320,6 +328,12 @@ class MemberWatch(threading.Thread):
             if not said and not isinstance(error, _Unsaid):
                 raise _Unsaid(str(error)) from None
             raise
+        if socket == waiting_path(self.member_id):
+            # At once, before anything is written down: the database may be slow to take it.
+            self.gate.begin()
+            self._judged = 0.0
+            with contextlib.suppress(HsmTimeout):
+                self._admit(self.gate.judge())
         return running
 
     def _try_new_pin(self, connection: HsmConnection, member: HsmMember) -> None:
@@ -349,6 +363,34 @@ class MemberWatch(threading.Thread):
         if wait_s is None:
             wait_s, self._delay = self._delay, min(self._delay * 2, LAST_DELAY_S)
         self._next_start = time.monotonic() + wait_s
+
+    def _judge_again(self) -> None:
+        """Look whether a helper that waits may serve by now."""
+        if time.monotonic() - self._judged < ADMIT_S:
+            return
+        try:
+            verdict = self.gate.judge()
+        except HsmTimeout as error:
+            self._missed(str(error))
+            return
+        finally:
+            self._judged = time.monotonic()
+        self._admit(verdict)
+        if not self.gate.is_open:
+            self._tell(State.DEGRADED, verdict.message)
+
+    def _admit(self, verdict: Verdict) -> None:
+        """Let the helper serve if its member was compared with the others."""
+        if verdict.admitted:
+            self.gate.open()
+        if verdict.message:
+            level = log.error if verdict.differs else log.warning
+            level(
+                "hsm: a member was not compared",
+                member=self.name,
+                serves=verdict.admitted,
+                why=verdict.message,
+            )
 
     # --- watching ---
 
@@ -431,6 +473,7 @@ class MemberWatch(threading.Thread):
         running, self.running = self.running, None
         if running is None:
             return
+        self.gate.close()
         with contextlib.suppress(Exception):
             running.stop(timeout_s=2.0)
 
