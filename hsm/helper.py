@@ -23,7 +23,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import uvloop
 
@@ -499,9 +499,12 @@ def _opening_hangs() -> None:
     os._exit(EXIT_HUNG)
 
 
-if __name__ == "__main__":
-    status = main()
-    # Modules start threads and exit handlers of their own, and some of them hang: nothing of ours is left to do.
+def end(status: int) -> NoReturn:
+    """End the process. Modules start threads and exit handlers of their own, and some of them hang: nothing of ours is left to do."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+if __name__ == "__main__":
+    end(main())

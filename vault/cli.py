@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pkgutil import iter_modules
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from django.core.management.base import BaseCommand
@@ -84,6 +84,8 @@ def load(name: str, app: str) -> BaseCommand:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit. Never shows a traceback for what a person can put right."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["hsm-helper"]:
+        hsm_helper(words[1:])
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vault.settings")
     try:
         code = run(words)
@@ -94,6 +96,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_ERROR
     sys.exit(code)
+
+
+def hsm_helper(words: list[str]) -> NoReturn:
+    """Run the process that loads a PKCS#11 module, without Django. What it needs, the PIN too, comes by standard input."""
+    if words:
+        print(
+            "usage: keystead hsm-helper\n\nStarted by `keystead hsm serve`, one for each member of an HSM connection;"
+            " its configuration comes by standard input."
+        )
+        sys.exit(0 if words in (["--help"], ["-h"]) else EXIT_USAGE)
+    from hsm.helper import end, main
+
+    end(main())
 
 
 def run(words: list[str]) -> int:
