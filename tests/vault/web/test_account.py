@@ -173,7 +173,7 @@ def test_the_second_factor_speaks_as_the_rest_of_the_product(cast: Cast) -> None
     done = client.post(set_up, {"code": code_of(secret[1])}, follow=True)
     assert "10 of 10 unused" in text_of(done)
     words = read("mfa_index")
-    assert "In use" in words
+    assert "In use since now" in words
     assert "10 of 10 unused" in words
     assert "10 unused codes that you have now open nothing" in read("mfa_generate_recovery_codes")
     made = Authenticator.objects.create(
