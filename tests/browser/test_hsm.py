@@ -47,6 +47,10 @@ def test_an_hsm_is_connected_tested_and_chosen(signed_in_page: Callable[..., Pag
     page.locator("nav.tabs").get_by_role("link", name="Keys and dependents").click()
     expect(page.get_by_text("On all members").first).to_be_visible()
 
+    page.get_by_role("link", name="Take over a key").first.click()
+    expect(page.get_by_text("No key set can take it.")).to_be_visible()
+    assert_accessible(page)
+
     page.goto("/appliance/hsms/root-key/")
     expect(page.get_by_text("In a file")).to_be_visible()
     assert_accessible(page)
