@@ -171,7 +171,10 @@ def check_adoption(
 def adopting_key_sets(connection: HsmConnection) -> list[KeySet]:
     """The key sets that may take over keys of this HSM, by vault and name."""
     rows = KeySet.objects.filter(
-        hsm_connection=connection, protection=KeySet.Protection.HSM_RESIDENT, vault__state=Vault.State.ENABLED
+        hsm_connection=connection,
+        protection=KeySet.Protection.HSM_RESIDENT,
+        vault__state=Vault.State.ENABLED,
+        xks_key_store__isnull=False,
     )
     return list(rows.select_related("vault").order_by("vault__name", "name"))
 

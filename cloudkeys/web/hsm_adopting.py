@@ -40,7 +40,7 @@ HELP = {
 class AdoptForm(PageForm):
     """Which key, where it goes, and how it was used."""
 
-    key_set = forms.ChoiceField(help_text="Key sets whose keys live in this HSM.")
+    key_set = forms.ChoiceField(help_text="External key stores whose keys live in this HSM.")
     key_label = forms.CharField(
         max_length=128,
         label="Label in the HSM",
