@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 from rest_framework.response import Response
 
@@ -119,7 +118,9 @@ class KeySetSerializer(serializers.ModelSerializer[KeySet]):
     group = ReferenceSerializer(allow_null=True)
     csp_account = ReferenceSerializer(allow_null=True)
     hsm_connection = ReferenceSerializer(allow_null=True)
-    hsm_replication = serializers.SerializerMethodField(help_text=_REPLICATION_HELP)
+    hsm_replication = serializers.CharField(
+        help_text="device-bound or replicated; empty: left to Keystead, and for software."
+    )
     xks_key_store = serializers.SerializerMethodField()
     rotation_schedule = ScheduleField()
     expiration = ExpirationField()
@@ -131,11 +132,6 @@ class KeySetSerializer(serializers.ModelSerializer[KeySet]):
             "hsm_replication", "xks_key_store",
             "rotation_schedule", "expiration", "revision", "created_at", "updated_at",
         )  # fmt: skip
-
-    @extend_schema_field(serializers.ChoiceField(choices=HsmKey.Replication.choices, allow_null=True))
-    def get_hsm_replication(self, row: KeySet) -> str | None:
-        """Null when it is left to Keystead, and for software."""
-        return row.hsm_replication or None
 
     def get_xks_key_store(self, row: KeySet) -> UUID | None:
         """Its id."""
@@ -165,7 +161,7 @@ KEY_SET: dict[str, Any] = {
     "type": "AWS",
     "protection": "software",
     "hsm_connection": None,
-    "hsm_replication": None,
+    "hsm_replication": "",
     "xks_key_store": IDS["store"],
     "rotation_schedule": EVERY,
     "expiration": NEVER,
