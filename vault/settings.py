@@ -20,8 +20,11 @@ ROOT_URLCONF = "vault.urls"
 WSGI_APPLICATION = "vault.wsgi.application"
 USE_TZ = True
 TIME_ZONE = "UTC"
+# One language is offered, and no middleware asks the browser for another: docs/decisions/0010-translation.md.
 LANGUAGE_CODE = "en"
-USE_I18N = False
+LANGUAGES = [("en", "English")]
+USE_I18N = True
+LOCALE_PATHS = [BASE_DIR / "locale"]
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 INSTALLED_APPS = [
@@ -69,6 +72,7 @@ TEMPLATES = [
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
+            "builtins": ["django.templatetags.i18n"],
             "context_processors": [
                 "django.template.context_processors.request",
                 "django.contrib.auth.context_processors.auth",
