@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from bench_hsm_load import measure
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.skipif(find_module() is None, reason="SoftHSM is not installed"),
 ]
 
