@@ -37,9 +37,9 @@ STALL_S: Final = 0.1
 LOOK_S: Final = 0.02
 END_S: Final = 6
 """A worker that is told to stop is ended by the kernel after so many seconds: more than requests get to finish.
-
-One that is younger than that is ended after one second.
 """
+YOUNG_END_S: Final = 3
+"""The same for a worker that is younger than END_S: it may have locked up (see GuardedLoop), or the machine may be busy."""
 LOOP_NAME: Final = "keystead"
 
 Refuse = Callable[[Any, Any], None]
@@ -214,7 +214,7 @@ class GuardedLoop(uvloop.Loop):
 
 def _end_within(loop: GuardedLoop, since: float, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
     young = time.monotonic() - since < END_S
-    signal.alarm(1 if young else END_S)
+    signal.alarm(YOUNG_END_S if young else END_S)
     if loop.told_to_end is not None:
         loop.told_to_end()
     callback(*args)
