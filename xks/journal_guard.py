@@ -36,8 +36,7 @@ STALL_S: Final = 0.1
 """A write that takes longer is a stall, seconds."""
 LOOK_S: Final = 0.02
 END_S: Final = 6
-"""A worker that is told to stop is ended by the kernel after so many seconds: more than requests get to finish.
-"""
+"""A worker that is told to stop is ended by the kernel after so many seconds: more than requests get to finish."""
 YOUNG_END_S: Final = 3
 """The same for a worker that is younger than END_S: it may have locked up (see GuardedLoop), or the machine may be busy."""
 LOOP_NAME: Final = "keystead"
