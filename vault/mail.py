@@ -11,6 +11,7 @@ from django.conf import settings
 from django.core.mail import EmailMessage
 from django.template.loader import render_to_string
 from django.utils import timezone
+from django.utils.translation import gettext
 
 from vault.attention import Item, Severity
 from vault.models import User, Vault
@@ -38,7 +39,7 @@ def mail_one_time_password(user: User, password: Secret, *, reason: str) -> bool
             "expires_at": user.one_time_password_expires_at,
         },
     )
-    return _send(user.email, "Your one-time password for Keystead", body)
+    return _send(user.email, gettext("Your one-time password for Keystead"), body)
 
 
 def mail_membership(user: User, *, vault_name: str, role: str, by: str) -> bool:
@@ -53,7 +54,9 @@ def mail_membership(user: User, *, vault_name: str, role: str, by: str) -> bool:
         "url": settings.PUBLIC_URL,
     }
     return _send(
-        user.email, "A vault was opened to you", render_to_string("vault/mail/membership.txt", context)
+        user.email,
+        gettext("A vault was opened to you"),
+        render_to_string("vault/mail/membership.txt", context),
     )
 
 
@@ -94,7 +97,9 @@ def mail_test(user: User) -> bool:
     if not settings.MAIL_CONFIGURED:
         return False
     context = {"name": user.get_full_name(), "url": settings.PUBLIC_URL}
-    return _send(user.email, "A test mail from Keystead", render_to_string("vault/mail/test.txt", context))
+    return _send(
+        user.email, gettext("A test mail from Keystead"), render_to_string("vault/mail/test.txt", context)
+    )
 
 
 def _send(to: str, subject: str, body: str) -> bool:

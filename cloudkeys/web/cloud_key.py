@@ -14,6 +14,7 @@ from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext, gettext_noop
 
 from cloudkeys import naming
 from cloudkeys.models import CloudKey, CspAccount, Operation
@@ -37,29 +38,33 @@ _CONSOLES = {
     "aws-us-gov": "https://{region}.console.amazonaws-us-gov.com/kms/home?region={region}#/kms/keys/{key_id}",
 }
 TABS = (
-    ("cloud-key", "Overview"),
-    ("cloud-key-usage", "Usage"),
-    ("cloud-key-access", "Access"),
-    ("cloud-key-versions", "Versions"),
-    ("cloud-key-schedule", "Schedule"),
-    ("cloud-key-activity", "Activity"),
+    ("cloud-key", gettext_noop("Overview")),
+    ("cloud-key-usage", gettext_noop("Usage")),
+    ("cloud-key-access", gettext_noop("Access")),
+    ("cloud-key-versions", gettext_noop("Versions")),
+    ("cloud-key-schedule", gettext_noop("Schedule")),
+    ("cloud-key-activity", gettext_noop("Activity")),
 )
 HELP = {
-    "title": "What a cloud key is",
+    "title": gettext_noop("What a cloud key is"),
     "words": (
         (
-            "The key itself lives here and never leaves Keystead. In AWS stands a KMS key pointer: AWS services use that, "
-            "and AWS KMS asks Keystead each time."
+            gettext_noop(
+                "The key itself lives here and never leaves Keystead. In AWS stands a KMS key pointer: AWS services use that, "
+                "and AWS KMS asks Keystead each time."
+            )
         ),
         (
-            "Disable refuses every new use at once and can be undone. Block does the same without telling AWS. A deletion waits "
-            "7 to 30 days, and only then is the material erased, for good."
+            gettext_noop(
+                "Disable refuses every new use at once and can be undone. Block does the same without telling AWS. A deletion waits "
+                "7 to 30 days, and only then is the material erased, for good."
+            )
         ),
     ),
     "links": (
-        ("Kill switch and its proof", "kill-switch"),
-        ("Who may do what", "permissions"),
-        ("Quick start", "quickstart"),
+        (gettext_noop("Kill switch and its proof"), "kill-switch"),
+        (gettext_noop("Who may do what"), "permissions"),
+        (gettext_noop("Quick start"), "quickstart"),
     ),
 }
 
@@ -104,11 +109,11 @@ def deletes_in(key: CloudKey) -> str:
         return ""
     left = key.delete_after - timezone.now()
     if left.total_seconds() <= 0:
-        return "Deletion window over"
+        return gettext("Deletion window over")
     return (
-        f"Deletes in {left.days} days"
+        gettext("Deletes in %(days)s days") % {"days": left.days}
         if left.days > 1
-        else f"Deletes in {int(left.total_seconds() // 3600)} hours"
+        else gettext("Deletes in %(int)s hours") % {"int": int(left.total_seconds() // 3600)}
     )
 
 
@@ -116,11 +121,13 @@ def allowed(request: Any, key: CloudKey) -> dict[str, Can]:
     """What this person may do with this key, and why not."""
     fixed = Can(True)
     if key.vault.state != Vault.State.ENABLED:
-        fixed = Can(False, "The vault is switched off: nothing in it can be changed meanwhile.")
+        fixed = Can(False, gettext("The vault is switched off: nothing in it can be changed meanwhile."))
     elif key.kind == CloudKey.Kind.HEALTH_CHECK:
-        fixed = Can(False, "This is the store's health-check key: AWS would lose its connection without it.")
+        fixed = Can(
+            False, gettext("This is the store's health-check key: AWS would lose its connection without it.")
+        )
     elif key.state == CloudKey.State.DESTROYED:
-        fixed = Can(False, "This key is destroyed; nothing brings its material back.")
+        fixed = Can(False, gettext("This key is destroyed; nothing brings its material back."))
     permissions = {
         "update": Permission.CLOUD_KEYS_UPDATE,
         "rotate": Permission.CLOUD_KEYS_ROTATE,
@@ -134,9 +141,11 @@ def allowed(request: Any, key: CloudKey) -> dict[str, Can]:
         name: can(request.actor, needed, key) if fixed else fixed for name, needed in permissions.items()
     }
     if found["rotate"] and (key.retired_at is not None or "ENCRYPT" not in key.permitted_uses):
-        found["rotate"] = Can(False, "This key does not encrypt any more, so there is nothing to rotate.")
+        found["rotate"] = Can(
+            False, gettext("This key does not encrypt any more, so there is nothing to rotate.")
+        )
     elif found["rotate"] and key.state != CloudKey.State.ENABLED:
-        found["rotate"] = Can(False, "Only an enabled key rotates. Enable the key first.")
+        found["rotate"] = Can(False, gettext("Only an enabled key rotates. Enable the key first."))
     return found
 
 
@@ -152,8 +161,8 @@ def key_context(request: Any, key: CloudKey, tab: str) -> dict[str, Any]:
         "may": allowed(request, key),
         "copies": [
             ("curl", renderers.as_curl(key, base)),
-            ("keystead command", renderers.as_cli(key)),
-            ("JSON, as Terraform has it", renderers.as_document(key)),
+            (gettext("keystead command"), renderers.as_cli(key)),
+            (gettext("JSON, as Terraform has it"), renderers.as_document(key)),
         ],
         "help": HELP,
         **now_context(request, key),
@@ -253,7 +262,12 @@ def _entry(key: CloudKey, moment: key_views.Moment, event: AuditEvent | None) ->
     if verb == "confirm":
         told = moment.detail
         words.append(
-            f"{told.get('confirmed')} of {told.get('counted')} workers, within {told.get('milliseconds')} ms"
+            gettext("%(told)s of %(told_2)s workers, within %(told_3)s ms")
+            % {
+                "told": told.get("confirmed"),
+                "told_2": told.get("counted"),
+                "told_3": told.get("milliseconds"),
+            }
         )
     changes = tuple(
         (row.field.replace("_", " "), in_words(row.before), in_words(row.after))

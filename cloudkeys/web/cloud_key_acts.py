@@ -12,6 +12,7 @@ from uuid import UUID
 
 from django import forms
 from django.http import HttpResponse
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.models import CloudKey
 from cloudkeys.schedules import parse_expiration, parse_schedule
@@ -49,39 +50,53 @@ class Act:
 def _enable(actor: Any, key: CloudKey, form: ConfirmForm, reason: str) -> str:
     changed = lifecycle.enable_cloud_key(actor, key.pk, reason=reason, expected_revision=form.expected)
     if changed.operation is not None:
-        return (
+        return gettext(
             "AWS is asked to enable its KMS key first. Data is readable again as soon as that is done, in most cases "
             "within seconds."
         )
-    return f"{key.name} is enabled: data is readable again. {_confirmed(changed.generation)}"
+    return gettext("%(name)s is enabled: data is readable again. %(confirmed)s") % {
+        "name": key.name,
+        "confirmed": _confirmed(changed.generation),
+    }
 
 
 def _unblock(actor: Any, key: CloudKey, form: ConfirmForm, reason: str) -> str:
     changed = lifecycle.unblock_cloud_key(actor, key.pk, reason=reason)
     again = (
-        "data is readable again" if changed.key.state == CloudKey.State.ENABLED else "its state decides again"
+        gettext("data is readable again")
+        if changed.key.state == CloudKey.State.ENABLED
+        else gettext("its state decides again")
     )
-    return f"{key.name} is unblocked: {again}. {_confirmed(changed.generation)}"
+    return gettext("%(name)s is unblocked: %(again)s. %(confirmed)s") % {
+        "name": key.name,
+        "again": again,
+        "confirmed": _confirmed(changed.generation),
+    }
 
 
 def _cancel_deletion(actor: Any, key: CloudKey, form: ConfirmForm, reason: str) -> str:
     lifecycle.cancel_deletion(actor, key.pk, reason=reason)
-    return f"{key.name} stays. It is disabled until somebody enables it."
+    return gettext("%(name)s stays. It is disabled until somebody enables it.") % {"name": key.name}
 
 
 def _rotate(actor: Any, key: CloudKey, form: ConfirmForm, reason: str) -> str:
     begun = versions.rotate_cloud_key(actor, key.pk, expected_revision=form.expected)
-    return f"Version {begun.version.number} is made. It encrypts as soon as every worker can decrypt with it."
+    return gettext("Version %(number)s is made. It encrypts as soon as every worker can decrypt with it.") % {
+        "number": begun.version.number
+    }
 
 
 def _retire(actor: Any, key: CloudKey, form: ConfirmForm, reason: str) -> str:
     changed = lifecycle.retire_cloud_key(actor, key.pk, reason=reason, expected_revision=form.expected)
-    return f"{key.name} only decrypts from now on. {_confirmed(changed.generation)}"
+    return gettext("%(name)s only decrypts from now on. %(confirmed)s") % {
+        "name": key.name,
+        "confirmed": _confirmed(changed.generation),
+    }
 
 
 def _refresh(actor: Any, key: CloudKey, form: ConfirmForm, reason: str) -> str:
     cloud_keys.refresh_cloud_key(actor, key.pk)
-    return "AWS is being asked about the KMS key."
+    return gettext("AWS is being asked about the KMS key.")
 
 
 def _confirmed(generation: int) -> str:
@@ -92,45 +107,46 @@ ACTS = {
     "enable": Act(
         Permission.CLOUD_KEYS_ENABLE,
         _enable,
-        "Enable {name}?",
-        "Services can use this key again.",
-        "Enable key",
+        gettext_noop("Enable {name}?"),
+        gettext_noop("Services can use this key again."),
+        gettext_noop("Enable key"),
         (
             (
                 "circle-check",
-                "Data under it is readable as soon as the nodes have confirmed; with a linked KMS key, AWS enables that one first.",
+                gettext_noop("Data under it is readable as soon as the nodes have confirmed; with a linked KMS key, AWS "
+        "enables that one first."),
             ),
         ),
     ),
     "unblock": Act(
         Permission.CLOUD_KEYS_UNBLOCK,
         _unblock,
-        "Unblock {name}?",
-        "The data plane answers for this key again, as its own state says.",
-        "Unblock key",
-        (("circle-check", "Data under an enabled key is readable as soon as the nodes have confirmed."),),
+        gettext_noop("Unblock {name}?"),
+        gettext_noop("The data plane answers for this key again, as its own state says."),
+        gettext_noop("Unblock key"),
+        (("circle-check", gettext_noop("Data under an enabled key is readable as soon as the nodes have confirmed.")),),
     ),
     "cancel-deletion": Act(
         Permission.CLOUD_KEYS_DESTROY,
         _cancel_deletion,
-        "Keep {name}?",
-        "Its deletion is cancelled, here and in AWS.",
-        "Cancel deletion",
+        gettext_noop("Keep {name}?"),
+        gettext_noop("Its deletion is cancelled, here and in AWS."),
+        gettext_noop("Cancel deletion"),
         (
-            ("database", "Nothing is erased. What was encrypted with it can be read once it is enabled."),
-            ("circle-pause", "The key stays disabled until somebody enables it."),
+            ("database", gettext_noop("Nothing is erased. What was encrypted with it can be read once it is enabled.")),
+            ("circle-pause", gettext_noop("The key stays disabled until somebody enables it.")),
         ),
     ),
     "rotate": Act(
         Permission.CLOUD_KEYS_ROTATE,
         _rotate,
-        "Rotate {name} now?",
-        "A new version of the key is made. New data is encrypted with it; older data stays readable.",
-        "Rotate key",
+        gettext_noop("Rotate {name} now?"),
+        gettext_noop("A new version of the key is made. New data is encrypted with it; older data stays readable."),
+        gettext_noop("Rotate key"),
         (
-            ("refresh-cw", "It encrypts as soon as every worker can decrypt with it, in most cases within a second."),
-            ("cloud", "Nothing changes in AWS: same KMS key, same ARN, same alias."),
-            ("calendar", "The rotation schedule counts on from now."),
+            ("refresh-cw", gettext_noop("It encrypts as soon as every worker can decrypt with it, in most cases within a second.")),
+            ("cloud", gettext_noop("Nothing changes in AWS: same KMS key, same ARN, same alias.")),
+            ("calendar", gettext_noop("The rotation schedule counts on from now.")),
         ),
         reason="",
         back="cloud-key-versions",
@@ -138,13 +154,13 @@ ACTS = {
     "retire": Act(
         UPDATE,
         _retire,
-        "Retire {name} to decrypt-only?",
-        "From now on nothing new is encrypted with this key. This is not undone.",
-        "Retire key",
+        gettext_noop("Retire {name} to decrypt-only?"),
+        gettext_noop("From now on nothing new is encrypted with this key. This is not undone."),
+        gettext_noop("Retire key"),
         (
-            ("database", "What was encrypted with it stays readable."),
-            ("ban", "Services that write with it are refused: an S3 bucket that encrypts with it takes no new object."),
-            ("calendar-off", "It rotates no more."),
+            ("database", gettext_noop("What was encrypted with it stays readable.")),
+            ("ban", gettext_noop("Services that write with it are refused: an S3 bucket that encrypts with it takes no new object.")),
+            ("calendar-off", gettext_noop("It rotates no more.")),
         ),
         back="cloud-key-versions",
         danger=True,
@@ -152,9 +168,9 @@ ACTS = {
     "refresh": Act(
         UPDATE,
         _refresh,
-        "Ask AWS about {name}?",
-        "Reads what AWS says of the KMS key: state, store, external key id, alias. Nothing is changed.",
-        "Ask AWS",
+        gettext_noop("Ask AWS about {name}?"),
+        gettext_noop("Reads what AWS says of the KMS key: state, store, external key id, alias. Nothing is changed."),
+        gettext_noop("Ask AWS"),
         (),
         reason="",
     ),
@@ -182,7 +198,7 @@ def act_view(verb: str) -> Callable[..., HttpResponse]:
         return confirm(
             request,
             form,
-            title=act.title.format(name=key.name),
+            title=gettext(act.title).format(name=key.name),
             words=act.words,
             consequences=act.consequences,
             button=act.button,
@@ -204,7 +220,7 @@ class KeyForm(PageForm):
     tags = forms.CharField(
         required=False,
         widget=forms.Textarea(attrs={"rows": "3", "spellcheck": "false", "class": "mono"}),
-        help_text="One a line: name = value.",
+        help_text=gettext_lazy("One a line: name = value."),
     )
 
     def clean_tags(self) -> dict[str, str]:
@@ -248,7 +264,7 @@ def key_edit(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
         made = submit(request, form, lambda values: _save(request, key, form, values), target=key)
         if made is not None:
             return done(request, key_url("cloud-key", key), _saved(made))
-    return _form_page(request, key, form, "edit.html", "Edit")
+    return _form_page(request, key, form, "edit.html", gettext("Edit"))
 
 
 def _save(request: Any, key: CloudKey, form: PageForm, values: dict[str, Any]) -> cloud_keys.CloudKeyMade:
@@ -259,7 +275,7 @@ def _save(request: Any, key: CloudKey, form: PageForm, values: dict[str, Any]) -
 
 
 def _saved(made: cloud_keys.CloudKeyMade) -> str:
-    return "Saved here; AWS is being told." if made.operation is not None else "Saved."
+    return gettext("Saved here; AWS is being told.") if made.operation is not None else gettext("Saved.")
 
 
 def _form_page(
@@ -276,11 +292,11 @@ class AccessForm(PageForm):
     users = forms.CharField(required=False, widget=forms.HiddenInput)
     more_administrators = forms.CharField(
         required=False,
-        label="Administrators by ARN",
+        label=gettext_lazy("Administrators by ARN"),
         widget=forms.Textarea(attrs={"rows": "2", "spellcheck": "false", "class": "mono"}),
     )
     more_users = forms.CharField(
-        required=False, label="Users by ARN",
+        required=False, label=gettext_lazy("Users by ARN"),
         widget=forms.Textarea(attrs={"rows": "2", "spellcheck": "false", "class": "mono"}),
     )  # fmt: skip
 
@@ -319,8 +335,12 @@ def key_access_edit(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
         if form.stale is not None:
             fresh = CloudKey.objects.get(pk=key.pk)
             form.stale = _differences(
-                ("Administrators", "\n".join(fresh.administrators), "\n".join(shown["administrators"])),
-                ("Users", "\n".join(fresh.users), "\n".join(shown["users"])),
+                (
+                    gettext("Administrators"),
+                    "\n".join(fresh.administrators),
+                    "\n".join(shown["administrators"]),
+                ),
+                (gettext("Users"), "\n".join(fresh.users), "\n".join(shown["users"])),
             )
         # What was typed stays in its field, so that a wrong ARN can be mended there.
         typed = {name: str(form.data.get(f"more_{name}", "")).split() for name in shown}
@@ -338,13 +358,13 @@ def key_access_edit(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
         for name, label, words in (
             (
                 "administrators",
-                "Administrators",
-                "They manage the KMS key in AWS, and cannot encrypt or decrypt with it.",
+                gettext("Administrators"),
+                gettext("They manage the KMS key in AWS, and cannot encrypt or decrypt with it."),
             ),
             (
                 "users",
-                "Users",
-                "They encrypt and decrypt with the KMS key, directly or through AWS services.",
+                gettext("Users"),
+                gettext("They encrypt and decrypt with the KMS key, directly or through AWS services."),
             ),
         )
     ]
@@ -353,7 +373,7 @@ def key_access_edit(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
         key,
         form,
         "access_edit.html",
-        "Edit access",
+        gettext("Edit access"),
         pickers=zip(pickers, (form["more_administrators"], form["more_users"]), strict=True),
         example=key_names(key.csp_account),
         preview=_preview(request, key, shown),
@@ -403,7 +423,10 @@ class KeyScheduleForm(RotationFields, ExpirationFields):
         ):
             field: Any = self.fields[name]
             field.choices = [
-                ("inherited", f"As the key set says, also later: {_lower(words)}"),
+                (
+                    "inherited",
+                    gettext("As the key set says, also later: %(lower)s") % {"lower": _lower(words)},
+                ),
                 *field.choices,
             ]
 
@@ -449,14 +472,18 @@ def key_schedule_edit(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
 
         made = submit(request, form, save, target=key)
         if made is not None:
-            return done(request, key_url("cloud-key-schedule", key), "Saved. The dates follow it.")
+            return done(request, key_url("cloud-key-schedule", key), gettext("Saved. The dates follow it."))
         if form.stale is not None:
             fresh, typed = CloudKey.objects.get(pk=key.pk), form.changes()
             form.stale = _differences(
-                ("Rotation", _rotation(fresh.rotation_schedule), _rotation(typed["rotation_schedule"])),
-                ("Expiry", _expiry(fresh.expiration), _expiry(typed["expiration"])),
+                (
+                    gettext("Rotation"),
+                    _rotation(fresh.rotation_schedule),
+                    _rotation(typed["rotation_schedule"]),
+                ),
+                (gettext("Expiry"), _expiry(fresh.expiration), _expiry(typed["expiration"])),
             )
-    return _form_page(request, key, form, "schedule_edit.html", "Edit schedule")
+    return _form_page(request, key, form, "schedule_edit.html", gettext("Edit schedule"))
 
 
 def _differences(*rows: tuple[str, str, str]) -> tuple[Difference, ...]:
@@ -465,12 +492,12 @@ def _differences(*rows: tuple[str, str, str]) -> tuple[Difference, ...]:
 
 def _rotation(value: dict[str, Any] | None) -> str:
     inherited = value is None or value.get("kind") == "inherited"
-    return "As the key set says" if inherited else schedule_words(parse_schedule(value))
+    return gettext("As the key set says") if inherited else schedule_words(parse_schedule(value))
 
 
 def _expiry(value: dict[str, Any] | None) -> str:
     inherited = value is None or value.get("kind") == "inherited"
-    return "As the key set says" if inherited else expiration_words(parse_expiration(value))
+    return gettext("As the key set says") if inherited else expiration_words(parse_expiration(value))
 
 
 class LinkKeyForm(PageForm):
@@ -479,9 +506,12 @@ class LinkKeyForm(PageForm):
     kms_key_id = forms.CharField(
         max_length=256,
         required=False,
-        label="KMS key id or ARN",
+        label=gettext_lazy("KMS key id or ARN"),
         widget=forms.TextInput(attrs={"spellcheck": "false", "class": "mono", "autocomplete": "off"}),
-        help_text="To take over the one that is in AWS, once AWS confirms that it points to this key. Empty: Keystead makes one.",
+        help_text=gettext_lazy(
+            "To take over the one that is in AWS, once AWS confirms that it points to this key. Empty: "
+            "Keystead makes one."
+        ),
     )
 
 
@@ -495,5 +525,7 @@ def key_link(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
             request, form, lambda values: cloud_keys.link_cloud_key(request.actor, key.pk, **values)
         )
         if made is not None:
-            return done(request, key_url("cloud-key", key), f"{key.name} is being linked.")
-    return _form_page(request, key, form, "link.html", "Link to AWS")
+            return done(
+                request, key_url("cloud-key", key), gettext("%(name)s is being linked.") % {"name": key.name}
+            )
+    return _form_page(request, key, form, "link.html", gettext("Link to AWS"))

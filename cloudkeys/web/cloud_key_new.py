@@ -11,6 +11,7 @@ from django import forms
 from django.db.models import Prefetch
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_lazy
 
 from cloudkeys import naming
 from cloudkeys.api.key_shapes import KeyFieldsInput
@@ -45,7 +46,7 @@ class KeyForm(RotationFields, ExpirationFields):
 
     name = forms.CharField(
         max_length=250,
-        help_text="Also the alias in AWS KMS. Letters, digits, '/', '_' and '-'.",
+        help_text=gettext_lazy("Also the alias in AWS KMS. Letters, digits, '/', '_' and '-'."),
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
     region = forms.ChoiceField()
@@ -54,13 +55,15 @@ class KeyForm(RotationFields, ExpirationFields):
         required=False,
         max_length=20_000,
         widget=forms.Textarea(attrs={"rows": "2", "placeholder": "team=payments"}),
-        help_text="One to a line, as name=value.",
+        help_text=gettext_lazy("One to a line, as name=value."),
     )
     external_key_id = forms.CharField(
         required=False,
         max_length=128,
-        label="External key id",
-        help_text="Left empty, one is made. Give one only when AWS or another system knows it already.",
+        label=gettext_lazy("External key id"),
+        help_text=gettext_lazy(
+            "Left empty, one is made. Give one only when AWS or another system knows it already."
+        ),
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
     )
 
@@ -71,7 +74,10 @@ class KeyForm(RotationFields, ExpirationFields):
         ending = expiration_words(parse_expiration(key_set.expiration))
         for name, words in (("rotation", rotation), ("ending", ending)):
             field = self.fields[name]
-            told = f"As the key set says, now and whenever that changes: {words[:1].lower()}{words[1:]}"
+            told = gettext("As the key set says, now and whenever that changes: %(words)s%(words_2)s") % {
+                "words": words[:1].lower(),
+                "words_2": words[1:],
+            }
             field.choices = [(INHERITED, told), *list(field.choices)]  # type: ignore[attr-defined]
             field.initial = INHERITED
         self.principal_errors: dict[str, list[str]] = {name: [] for name in PRINCIPALS}
@@ -89,7 +95,7 @@ class KeyForm(RotationFields, ExpirationFields):
             base = name.partition("[")[0].partition(".")[0]
             if base in PRINCIPALS:
                 self.principal_errors[base].append(f"{row['message']} {row.get('cure', '')}".strip())
-                self.add_error(None, "A principal is not right; see below.")
+                self.add_error(None, gettext("A principal is not right; see below."))
             else:
                 left.append({**row, "field": base if base == "tags" else name})
         if left:
@@ -157,7 +163,10 @@ def _regions(key_set: KeySet, links: list[AwsStoreLink]) -> list[tuple[str, Any]
     rest = [(region, region) for region in known if region not in taken]
     if not with_store:
         return rest
-    return [("With a key store in AWS", with_store), ("Without one yet: no KMS key is made", rest)]
+    return [
+        (gettext("With a key store in AWS"), with_store),
+        (gettext("Without one yet: no KMS key is made"), rest),
+    ]
 
 
 @vault_page(CREATE)
@@ -213,8 +222,13 @@ def _made_url(vault: Vault, made: CloudKeyMade) -> str:
 
 def _made_words(made: CloudKeyMade) -> str:
     if made.operation is not None:
-        return f"{made.key.name} is made. Its KMS key and alias are being made in {made.key.region}."
-    return f"{made.key.name} is made. Its KMS key in AWS is yours to make; the key's page says how."
+        return gettext("%(name)s is made. Its KMS key and alias are being made in %(region)s.") % {
+            "name": made.key.name,
+            "region": made.key.region,
+        }
+    return gettext("%(name)s is made. Its KMS key in AWS is yours to make; the key's page says how.") % {
+        "name": made.key.name
+    }
 
 
 def _picked(request: Any, name: str) -> list[str]:
@@ -226,8 +240,10 @@ def _picked(request: Any, name: str) -> list[str]:
 
 def _picker(vault: Vault, key_set: KeySet, form: KeyForm, name: str, picked: list[str]) -> dict[str, Any]:
     hints = {
-        "administrators": "May change the KMS key and its policy in AWS. They cannot use it to read data.",
-        "users": "May encrypt and decrypt with it, and let AWS services do so for them.",
+        "administrators": gettext(
+            "May change the KMS key and its policy in AWS. They cannot use it to read data."
+        ),
+        "users": gettext("May encrypt and decrypt with it, and let AWS services do so for them."),
     }
     return {
         "name": name,
@@ -235,7 +251,7 @@ def _picker(vault: Vault, key_set: KeySet, form: KeyForm, name: str, picked: lis
         "url": reverse("cloud-key-new-principals", args=[vault.pk, key_set.pk]),
         "many": True,
         "optional": True,
-        "placeholder": "Type a user's or role's name, or a whole ARN",
+        "placeholder": gettext("Type a user's or role's name, or a whole ARN"),
         "picked": [(arn, arn.partition(":iam::")[2].partition(":")[2] or arn) for arn in picked],
         "help": hints[name],
         "errors": form.principal_errors[name],
@@ -268,13 +284,17 @@ def key_principals(request: Any, vault: Vault, key_set_id: UUID) -> HttpResponse
             found = pick_principals(request.actor, key_set.csp_account_id, search=text)
             options = [(each.arn, each.name, each.kind.lower()) for each in found.items]
             if found.next_offset is not None:
-                note = f"{found.total - len(found.items):,} more; type on to narrow them."
+                note = gettext("%(value)s more; type on to narrow them.") % {
+                    "value": f"{found.total - len(found.items):,}"
+                }
         except ProviderError as error:
-            note = f"AWS did not list its users and roles: {error.message} A whole ARN can be typed."
+            note = gettext("AWS did not list its users and roles: %(message)s A whole ARN can be typed.") % {
+                "message": error.message
+            }
         except DomainError as error:
-            note = f"{error.message} A whole ARN can be typed."
+            note = gettext("%(message)s A whole ARN can be typed.") % {"message": error.message}
     if text.startswith("arn:") and text not in [arn for arn, _, _ in options]:
-        options.append((text, text.partition(":iam::")[2].partition(":")[2] or text, "as typed"))
+        options.append((text, text.partition(":iam::")[2].partition(":")[2] or text, gettext("as typed")))
     return partial(request, "cloudkeys/cloud_keys/principals.html", {"options": options, "note": note})
 
 
@@ -286,17 +306,17 @@ class CsvForm(PageForm):
 
     one_of = frozenset({"file", "csv"})
 
-    key_set = forms.ChoiceField(label="Key set")
+    key_set = forms.ChoiceField(label=gettext_lazy("Key set"))
     file = forms.FileField(
         required=False,
-        label="CSV file",
+        label=gettext_lazy("CSV file"),
         widget=forms.FileInput(attrs={"accept": ".csv,text/csv"}),
         help_text=f"With a header line: name, region, and if you like {', '.join(bulk.COLUMNS[2:])}. At most {bulk.MAX_ROWS} rows. "
         "Tags as team=pay;env=prod; rotation_schedule as none, inherited, 90d, 6w, 12m or 90d@3/Europe/Berlin.",
     )
     csv = forms.CharField(
         required=False,
-        label="Or its text",
+        label=gettext_lazy("Or its text"),
         strip=False,
         max_length=MOST_BYTES,
         widget=forms.Textarea(
@@ -323,16 +343,16 @@ class CsvForm(PageForm):
         given = cleaned.pop("file", None)
         if given is not None:
             if given.size > MOST_BYTES:
-                self.add_error("file", "The file is larger than 900 kB. Split it.")
+                self.add_error("file", gettext("The file is larger than 900 kB. Split it."))
             else:
                 try:
                     cleaned["csv"] = given.read().decode("utf-8-sig")
                 except UnicodeDecodeError:
                     self.add_error(
-                        "file", "The file is not UTF-8. Save it as CSV UTF-8, and choose it again."
+                        "file", gettext("The file is not UTF-8. Save it as CSV UTF-8, and choose it again.")
                     )
         elif not cleaned.get("csv", "").strip() and "csv" not in self.errors:
-            self.add_error("csv", "Choose a file, or paste its text.")
+            self.add_error("csv", gettext("Choose a file, or paste its text."))
         return cleaned
 
 

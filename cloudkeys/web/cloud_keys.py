@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from django.http import HttpResponse, QueryDict
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from cloudkeys.api.key_shapes import DUE, KEYS
 from cloudkeys.models import CloudKey, CspAccount, KeySet, XksKeyStore
@@ -25,41 +26,47 @@ from vault.web.saved_views import views_of
 VIEW = Permission.CLOUD_KEYS_VIEW
 MOST_OPTIONS = 100
 COLUMNS = (
-    Column("name", "Name", ordering="name", always=True),
-    Column("state", "State", ordering="state"),
-    Column("pointer", "KMS key", shown=False),
-    Column("key_set", "Key set"),
-    Column("account", "CSP account", shown=False),
-    Column("region", "Region"),
-    Column("last_used", "Last used"),
-    Column("rotation", "Next rotation", ordering="next_rotation_at"),
-    Column("expires", "Expires", ordering="expires_at", shown=False),
-    Column("version", "Version", num=True),
-    Column("tags", "Tags", shown=False),
-    Column("created", "Created", ordering="created_at", shown=False),
-    Column("external_id", "External key id", shown=False),
-    Column("arn", "KMS key ARN", shown=False),
+    Column("name", gettext_noop("Name"), ordering="name", always=True),
+    Column("state", gettext_noop("State"), ordering="state"),
+    Column("pointer", gettext_noop("KMS key"), shown=False),
+    Column("key_set", gettext_noop("Key set")),
+    Column("account", gettext_noop("CSP account"), shown=False),
+    Column("region", gettext_noop("Region")),
+    Column("last_used", gettext_noop("Last used")),
+    Column("rotation", gettext_noop("Next rotation"), ordering="next_rotation_at"),
+    Column("expires", gettext_noop("Expires"), ordering="expires_at", shown=False),
+    Column("version", gettext_noop("Version"), num=True),
+    Column("tags", gettext_noop("Tags"), shown=False),
+    Column("created", gettext_noop("Created"), ordering="created_at", shown=False),
+    Column("external_id", gettext_noop("External key id"), shown=False),
+    Column("arn", gettext_noop("KMS key ARN"), shown=False),
 )
 HELP = {
-    "title": "What a cloud key is",
+    "title": gettext_noop("What a cloud key is"),
     "words": (
         (
-            "A key with its versions. It stays in Keystead; AWS KMS holds a KMS key that points to it, with an alias of the same "
-            "name, and calls Keystead for every use."
+            gettext_noop(
+                "A key with its versions. It stays in Keystead; AWS KMS holds a KMS key that points to it, with an alias of the same "
+                "name, and calls Keystead for every use."
+            )
         ),
         (
-            "Disabling refuses every new use at once, on every node. Services that already hold a data key in memory go on until "
-            "they next ask."
+            gettext_noop(
+                "Disabling refuses every new use at once, on every node. Services that already hold a data key in memory go on until "
+                "they next ask."
+            )
         ),
         (
-            "Search takes a part of the name, or a whole external key id, KMS key id or ARN. Every filter stands in the address, "
-            "so that it can be sent to a colleague or saved as a view."
+            gettext_noop(
+                "Search takes a part of the name, or a whole external key id, KMS key id or ARN. Every filter stands in the address, "
+                "so that it can be sent to a colleague or saved as a view."
+            )
         ),
     ),
     "links": (
-        ("Kill switch with proof", "kill-switch"),
-        ("Who may do what", "permissions"),
-        ("API and command line", "api"),
+        (gettext_noop("Kill switch with proof"), "kill-switch"),
+        (gettext_noop("Who may do what"), "permissions"),
+        (gettext_noop("API and command line"), "api"),
     ),
 }
 
@@ -77,13 +84,13 @@ class BulkAct:
 
 
 ACTS = (
-    BulkAct("enable", "Enable", "play", Permission.CLOUD_KEYS_ENABLE),
-    BulkAct("disable", "Disable", "circle-pause", Permission.CLOUD_KEYS_DISABLE, "danger"),
-    BulkAct("rotate", "Rotate", "rotate-cw", Permission.CLOUD_KEYS_ROTATE),
-    BulkAct("schedule", "Schedule", "calendar-clock", Permission.CLOUD_KEYS_UPDATE),
-    BulkAct("tag", "Tag", "tag", Permission.CLOUD_KEYS_UPDATE),
-    BulkAct("block", "Block", "ban", Permission.CLOUD_KEYS_BLOCK, "danger", more=True),
-    BulkAct("unblock", "Unblock", "play", Permission.CLOUD_KEYS_UNBLOCK, more=True),
+    BulkAct("enable", gettext_noop("Enable"), "play", Permission.CLOUD_KEYS_ENABLE),
+    BulkAct("disable", gettext_noop("Disable"), "circle-pause", Permission.CLOUD_KEYS_DISABLE, "danger"),
+    BulkAct("rotate", gettext_noop("Rotate"), "rotate-cw", Permission.CLOUD_KEYS_ROTATE),
+    BulkAct("schedule", gettext_noop("Schedule"), "calendar-clock", Permission.CLOUD_KEYS_UPDATE),
+    BulkAct("tag", gettext_noop("Tag"), "tag", Permission.CLOUD_KEYS_UPDATE),
+    BulkAct("block", gettext_noop("Block"), "ban", Permission.CLOUD_KEYS_BLOCK, "danger", more=True),
+    BulkAct("unblock", gettext_noop("Unblock"), "play", Permission.CLOUD_KEYS_UNBLOCK, more=True),
 )
 
 
@@ -110,7 +117,7 @@ def key_list(request: Any, vault: Vault) -> HttpResponse:
         id="cloud-keys",
         row_template="cloudkeys/cloud_keys/row.html",
         menus=_menus(request, vault, given, rows),
-        search_words="Search name, id or ARN",
+        search_words=gettext("Search name, id or ARN"),
         selectable=any(act["can"] for act in acts),
         acts=acts,
         bulk_template="cloudkeys/cloud_keys/bulk_bar.html",
@@ -135,7 +142,7 @@ def key_list(request: Any, vault: Vault) -> HttpResponse:
     return list_page(request, "cloudkeys/cloud_keys/list.html", found, {"help": HELP, "can_create": creating})
 
 
-_POINTER_WORDS = {"PENDING": "KMS key being made", "FAILED": "KMS key failed"}
+_POINTER_WORDS = {"PENDING": gettext_noop("KMS key being made"), "FAILED": gettext_noop("KMS key failed")}
 
 
 def _dress(found: ListPage) -> None:
@@ -148,7 +155,11 @@ def _dress(found: ListPage) -> None:
         row.state_words = ""
         if row.state == CloudKey.State.PENDING_DELETION and row.delete_after is not None:
             days = max(0, (row.delete_after - now).days)
-            row.state_words = f"Deletes in {days} day{'' if days == 1 else 's'}" if days else "Deletes today"
+            row.state_words = (
+                ngettext("Deletes in %(days)s day", "Deletes in %(days)s days", days) % {"days": days}
+                if days
+                else gettext("Deletes today")
+            )
         row.is_late = (
             row.state == CloudKey.State.ENABLED
             and row.next_rotation_at is not None
@@ -161,21 +172,32 @@ def _dress(found: ListPage) -> None:
 
 
 def _menus(request: Any, vault: Vault, given: QueryDict, rows: Any) -> Iterable[FilterMenu]:
-    yield FilterMenu("state", "State", tuple((str(v), str(label)) for v, label in CloudKey.State.choices))
-    for name, label, model in (("key_set", "Key set", KeySet), ("csp_account", "Account", CspAccount)):
+    yield FilterMenu(
+        "state", gettext("State"), tuple((str(v), str(label)) for v, label in CloudKey.State.choices)
+    )
+    for name, label, model in (
+        ("key_set", gettext("Key set"), KeySet),
+        ("csp_account", gettext("Account"), CspAccount),
+    ):
         mine = model._default_manager.filter(vault=vault).order_by("name")
         options = [(str(pk), text) for pk, text in mine.values_list("pk", "name")[:MOST_OPTIONS]]
         if len(options) > 1 or name in given:
-            yield FilterMenu(name, label, tuple(options))
+            yield FilterMenu(name, label, tuple(options), names=True)
     regions = rows.order_by().values_list("region", flat=True).distinct()[:MOST_OPTIONS]
     found = sorted(region for region in regions if region)
     if len(found) > 1 or "region" in given:
-        yield FilterMenu("region", "Region", tuple((region, region) for region in found), many=False)
-    yield FilterMenu("due", "Due", tuple(DUE.items()))
+        yield FilterMenu(
+            "region", gettext("Region"), tuple((region, region) for region in found), many=False, names=True
+        )
+    yield FilterMenu("due", gettext("Due"), tuple((value, str(label)) for value, label in DUE.items()))
     yield FilterMenu(
         "unused_for",
-        "Unused",
-        (("30", "No use for 30 days"), ("90", "No use for 90 days"), ("365", "No use for a year")),
+        gettext("Unused"),
+        (
+            ("30", gettext("No use for 30 days")),
+            ("90", gettext("No use for 90 days")),
+            ("365", gettext("No use for a year")),
+        ),
         many=False,
     )
 
@@ -184,11 +206,18 @@ def _more_menus() -> tuple[FilterMenu, ...]:
     return (
         FilterMenu(
             "pointer_state",
-            "KMS key in AWS",
+            gettext("KMS key in AWS"),
             tuple((str(v), str(label)) for v, label in CloudKey.PointerState.choices),
         ),
-        FilterMenu("blocked", "Blocked", (("true", "Blocked"), ("false", "Not blocked")), many=False),
-        FilterMenu("retired", "Retired to decrypt-only", (("true", "Yes"), ("false", "No")), many=False),
+        FilterMenu(
+            "blocked",
+            gettext("Blocked"),
+            (("true", gettext("Blocked")), ("false", gettext("Not blocked"))),
+            many=False,
+        ),
+        FilterMenu(
+            "retired", gettext("Retired to decrypt-only"), (("true", "Yes"), ("false", "No")), many=False
+        ),
     )
 
 
@@ -198,7 +227,7 @@ def _exports(vault: Vault, given: QueryDict) -> list[tuple[str, str]]:
     pairs = [(name, value) for name, values in given.lists() if name in names for value in values]
     return [
         (label, "/api/v1/cloud-keys/export?" + urlencode([("vault", str(vault.pk)), ("as", form), *pairs]))
-        for label, form in (("CSV, for spreadsheets", "csv"), ("JSON lines", "jsonl"))
+        for label, form in ((gettext("CSV, for spreadsheets"), "csv"), (gettext("JSON lines"), "jsonl"))
     ]
 
 

@@ -11,6 +11,7 @@ from django import forms
 from django.db.models import Count
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys import naming
 from cloudkeys.api.accounts import LISTING
@@ -36,92 +37,105 @@ ROTATE = "csp_account.rotate_credential"
 TABS = ("connection", "credential", "policy", "used-by")
 _HISTORY = 20
 COLUMNS = (
-    Column("name", "Name", ordering="name", always=True),
-    Column("health", "Connection"),
-    Column("account", "Cloud account"),
-    Column("region", "Default region", shown=False),
-    Column("key_sets", "Key sets", num=True),
-    Column("credential", "Credential made"),
-    Column("rotation", "Next rotation", ordering="next_rotation_at"),
-    Column("group", "Admin group", shown=False),
-    Column("id", "Id", shown=False),
+    Column("name", gettext_noop("Name"), ordering="name", always=True),
+    Column("health", gettext_noop("Connection")),
+    Column("account", gettext_noop("Cloud account")),
+    Column("region", gettext_noop("Default region"), shown=False),
+    Column("key_sets", gettext_noop("Key sets"), num=True),
+    Column("credential", gettext_noop("Credential made")),
+    Column("rotation", gettext_noop("Next rotation"), ordering="next_rotation_at"),
+    Column("group", gettext_noop("Admin group"), shown=False),
+    Column("id", gettext_noop("Id"), shown=False),
 )
 MENUS = (
     FilterMenu(
         "health",
-        "Connection",
+        gettext_noop("Connection"),
         (
-            ("OK", "Works"),
-            ("DEGRADED", "Lacks permissions"),
-            ("FAILING", "Does not work"),
-            ("UNKNOWN", "Not tested yet"),
+            ("OK", gettext_noop("Works")),
+            ("DEGRADED", gettext_noop("Lacks permissions")),
+            ("FAILING", gettext_noop("Does not work")),
+            ("UNKNOWN", gettext_noop("Not tested yet")),
         ),
     ),
     FilterMenu(
-        "partition", "Partition", tuple((str(v), str(label)) for v, label in CspAccount.Partition.choices)
+        "partition",
+        gettext_noop("Partition"),
+        tuple((str(v), str(label)) for v, label in CspAccount.Partition.choices),
     ),
 )
 HELP = {
-    "title": "What a CSP account is",
+    "title": gettext_noop("What a CSP account is"),
     "words": (
         (
-            "A CSP account is how Keystead signs in at a cloud service provider: an access key, or a role that it assumes with "
-            "one. Key sets work through it: Keystead makes KMS keys and external key stores in that account."
+            gettext_noop(
+                "A CSP account is how Keystead signs in at a cloud service provider: an access key, or a role that it assumes with "
+                "one. Key sets work through it: Keystead makes KMS keys and external key stores in that account."
+            )
         ),
         (
-            "Its secret is kept encrypted and never shown again. The connection test says, action by action, what the "
-            "credential may do and which feature needs it. Keystead needs no permission to read your data."
+            gettext_noop(
+                "Its secret is kept encrypted and never shown again. The connection test says, action by action, what the "
+                "credential may do and which feature needs it. Keystead needs no permission to read your data."
+            )
         ),
     ),
-    "links": (("Credentials and their rotation", "credentials"), ("Quick start", "quickstart")),
+    "links": (
+        (gettext_noop("Credentials and their rotation"), "credentials"),
+        (gettext_noop("Quick start"), "quickstart"),
+    ),
 }
 
 
 class _AccountFields(RotationFields):
     """What can be said of an account at any time."""
 
-    name = forms.CharField(max_length=100, help_text="Such as aws-prod. It can be changed later.")
+    name = forms.CharField(
+        max_length=100, help_text=gettext_lazy("Such as aws-prod. It can be changed later.")
+    )
     description = forms.CharField(max_length=1000, required=False, widget=forms.Textarea(attrs={"rows": "2"}))
     group = forms.ChoiceField(
         required=False,
-        label="Admin group",
-        help_text="Cloud admins outside this group can look, but change nothing.",
+        label=gettext_lazy("Admin group"),
+        help_text=gettext_lazy("Cloud admins outside this group can look, but change nothing."),
     )
     auth_method = forms.ChoiceField(
         choices=CspAccount.AuthMethod.choices,
         widget=forms.RadioSelect,
         initial=CspAccount.AuthMethod.ACCESS_KEY,
-        label="How Keystead signs in",
+        label=gettext_lazy("How Keystead signs in"),
     )
     access_key_id = forms.CharField(
         max_length=128,
-        label="Access key id",
+        label=gettext_lazy("Access key id"),
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false", "class": "mono"}),
-        help_text="Of an IAM user made for Keystead. It begins with AKIA.",
+        help_text=gettext_lazy("Of an IAM user made for Keystead. It begins with AKIA."),
     )
     secret_access_key = forms.CharField(
         max_length=200,
-        label="Secret access key",
+        label=gettext_lazy("Secret access key"),
         strip=True,
         widget=forms.PasswordInput(attrs={"autocomplete": "new-password", "data-secret": ""}),
-        help_text="Kept encrypted, never shown again, in no draft.",
+        help_text=gettext_lazy("Kept encrypted, never shown again, in no draft."),
     )
     role_arn = forms.CharField(
         required=False,
         max_length=2048,
-        label="Role to assume (ARN)",
+        label=gettext_lazy("Role to assume (ARN)"),
         widget=forms.TextInput(attrs={"spellcheck": "false", "class": "mono"}),
     )
     external_id = forms.CharField(
         required=False,
         max_length=1224,
-        label="External id",
+        label=gettext_lazy("External id"),
         widget=forms.TextInput(attrs={"spellcheck": "false", "class": "mono"}),
-        help_text="The role's trust policy should demand it, so that nobody else can make Keystead's user act for them.",
+        help_text=gettext_lazy(
+            "The role's trust policy should demand it, so that nobody else can make Keystead's user act for them."
+        ),
     )
     default_region = forms.CharField(
         max_length=32,
-        label="Default region",
+        label=gettext_lazy("Default region"),
         widget=forms.TextInput(attrs={"list": "regions", "spellcheck": "false"}),
     )
 
@@ -151,7 +165,7 @@ class _AccountFields(RotationFields):
 class NewAccountForm(_AccountFields):
     """A credential at a cloud."""
 
-    partition = forms.ChoiceField(label="Cloud", initial=CspAccount.Partition.AWS)
+    partition = forms.ChoiceField(label=gettext_lazy("Cloud"), initial=CspAccount.Partition.AWS)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -168,10 +182,10 @@ class AccountForm(_AccountFields):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["secret_access_key"].required = False
-        self.fields["secret_access_key"].label = "New secret access key"
-        self.fields[
-            "secret_access_key"
-        ].help_text = "Leave it empty to keep the one there is. A new access key id needs its secret."
+        self.fields["secret_access_key"].label = gettext("New secret access key")
+        self.fields["secret_access_key"].help_text = gettext(
+            "Leave it empty to keep the one there is. A new access key id needs its secret."
+        )
 
 
 class RotationForm(RotationFields):
@@ -181,7 +195,7 @@ class RotationForm(RotationFields):
 def group_choices(vault: Vault) -> list[tuple[str, str]]:
     """The vault's groups for a choice, with none first."""
     rows = Group.objects.filter(vault=vault).order_by("name").values_list("pk", "name")
-    return [("", "None: every cloud admin of the vault"), *((str(pk), name) for pk, name in rows)]
+    return [("", gettext("None: every cloud admin of the vault")), *((str(pk), name) for pk, name in rows)]
 
 
 def _zone(request: Any) -> str:
@@ -223,7 +237,7 @@ def account_list(request: Any, vault: Vault) -> HttpResponse:
         id="csp-accounts",
         row_template="cloudkeys/csp_accounts/row.html",
         menus=MENUS,
-        search_words="Search name, access key id or account number",
+        search_words=gettext("Search name, access key id or account number"),
         empty_template="cloudkeys/csp_accounts/empty.html",
         offer_trial=offer,
         can_add=allowed,
@@ -256,10 +270,14 @@ def account_new(request: Any, vault: Vault) -> HttpResponse:
         if made is not None:
             back = _wizard(vault, draft, made)
             if back:
-                return done(request, back, f"{made.name} is added.")
+                return done(request, back, gettext("%(name)s is added.") % {"name": made.name})
             # Its page tests the connection as soon as it is open.
             url = _url("csp-account", vault, account_id=made.pk)
-            return done(request, url, f"{made.name} is added. Its connection is being tested.")
+            return done(
+                request,
+                url,
+                gettext("%(name)s is added. Its connection is being tested.") % {"name": made.name},
+            )
     context = {
         "form": form,
         "help": HELP,
@@ -277,9 +295,9 @@ def account_try(request: Any, vault: Vault) -> HttpResponse:
         return done(request, _url("csp-accounts", vault))
     trial = try_simulator(request.actor, vault)
     words = (
-        f"{trial.account.name} is added. Everything in it is simulated."
+        gettext("%(name)s is added. Everything in it is simulated.") % {"name": trial.account.name}
         if trial.created
-        else f"This vault has {trial.account.name} already."
+        else gettext("This vault has %(name)s already.") % {"name": trial.account.name}
     )
     back = _wizard(vault, request.POST.get("draft", ""), trial.account)
     return done(request, back or _url("csp-account", vault, account_id=trial.account.pk), words)
@@ -298,10 +316,10 @@ def _wizard(vault: Vault, draft: str, account: CspAccount) -> str:
 
 def _context(request: Any, vault: Vault, row: CspAccount, tab: str) -> dict[str, Any]:
     labels = {
-        "connection": "Connection",
-        "credential": "Credential",
-        "policy": "IAM policy",
-        "used-by": "Used by",
+        "connection": gettext("Connection"),
+        "credential": gettext("Credential"),
+        "policy": gettext("IAM policy"),
+        "used-by": gettext("Used by"),
     }
     tabs = [
         (
@@ -356,9 +374,9 @@ def account_test(request: Any, vault: Vault, account_id: UUID) -> HttpResponse:
         return done(request, url)
     row = accounts.test_csp_account(request.actor, row.pk)
     words = {
-        CspAccount.Health.OK: "Tested: the credential works and may do all that Keystead needs.",
-        CspAccount.Health.DEGRADED: "Tested: the credential works, but lacks permissions.",
-        CspAccount.Health.FAILING: "Tested: the credential does not work.",
+        CspAccount.Health.OK: gettext("Tested: the credential works and may do all that Keystead needs."),
+        CspAccount.Health.DEGRADED: gettext("Tested: the credential works, but lacks permissions."),
+        CspAccount.Health.FAILING: gettext("Tested: the credential does not work."),
     }[CspAccount.Health(row.health)]
     if not request.headers.get("HX-Request"):
         return done(request, url, words)
@@ -406,7 +424,10 @@ def _credential(request: Any, vault: Vault, row: CspAccount) -> HttpResponse:
         if changed is not None:
             url = _url("csp-account-tab", vault, account_id=row.pk, tab="credential")
             return done(
-                request, url, f"Saved: {schedule_words(parse_schedule(changed.rotation_schedule)).lower()}."
+                request,
+                url,
+                gettext("Saved: %(schedule_words)s.")
+                % {"schedule_words": schedule_words(parse_schedule(changed.rotation_schedule)).lower()},
             )
         explain_schedule(form, row)
     history = list(
@@ -434,14 +455,14 @@ def _credential(request: Any, vault: Vault, row: CspAccount) -> HttpResponse:
             }
             for op in history
         ],
-        "can_rotate": Can(False, "A rotation is under way.")
+        "can_rotate": Can(False, gettext("A rotation is under way."))
         if running or row.rotation_state != CspAccount.Rotation.IDLE
         else can(request.actor, MANAGE, row),
     }
     shown = running or (history[0] if history and history[0].state == Operation.State.FAILED else None)
     if shown is not None:
         url = _url("csp-account-progress", vault, account_id=row.pk, operation_id=shown.pk)
-        context["progress"] = progress_of(shown, url, "Rotation of the access key")
+        context["progress"] = progress_of(shown, url, gettext("Rotation of the access key"))
     return page(request, "cloudkeys/csp_accounts/credential.html", context, status=form.status)
 
 
@@ -453,7 +474,7 @@ def explain_schedule(form: RotationFields, row: Any) -> None:
     theirs = schedule_words(parse_schedule(fresh.rotation_schedule))
     yours = schedule_words(parse_schedule(form.rotation_schedule()))
     if theirs != yours:
-        form.stale = (*form.stale, Difference("Rotation", theirs, yours))
+        form.stale = (*form.stale, Difference(gettext("Rotation"), theirs, yours))
 
 
 @vault_page(VIEW, methods=("GET", "HEAD"))
@@ -463,7 +484,7 @@ def account_progress(request: Any, vault: Vault, account_id: UUID, operation_id:
     operation = request.actor.visible(Operation).filter(pk=operation_id, target_id=row.pk).first()
     if operation is None:
         raise NotFound("There is no such operation, or it is not yours.")
-    context = {"progress": progress_of(operation, request.path, "Rotation of the access key")}
+    context = {"progress": progress_of(operation, request.path, gettext("Rotation of the access key"))}
     return partial(request, "parts/progress.html", context)
 
 
@@ -476,24 +497,33 @@ def account_rotate(request: Any, vault: Vault, account_id: UUID) -> HttpResponse
     if request.method == "POST":
         begun = submit(request, form, lambda values: accounts.rotate_csp_credential(request.actor, row.pk))
         if begun is not None:
-            return done(request, back, "The rotation has begun.")
+            return done(request, back, gettext("The rotation has begun."))
     return confirm(
         request,
         form,
-        title=f"Rotate the access key of {row.name}?",
-        words="Keystead makes a second access key in IAM, tries it, and uses it from then on.",
+        title=gettext("Rotate the access key of %(name)s?") % {"name": row.name},
+        words=gettext("Keystead makes a second access key in IAM, tries it, and uses it from then on."),
         consequences=(
-            ("circle-check", "At no moment is Keystead without a working credential; keys go on serving."),
+            (
+                "circle-check",
+                gettext("At no moment is Keystead without a working credential; keys go on serving."),
+            ),
             (
                 "key-round",
-                f"{row.access_key_id} is switched off, and deleted after a time in which it could be switched on again.",
+                gettext(
+                    "%(access_key_id)s is switched off, and deleted after a time in which it could be switched on "
+                    "again."
+                )
+                % {"access_key_id": row.access_key_id},
             ),
             (
                 "triangle-alert",
-                "Anything else that signs in with this access key stops working. Keystead's should be its own.",
+                gettext(
+                    "Anything else that signs in with this access key stops working. Keystead's should be its own."
+                ),
             ),
         ),
-        button="Rotate access key",
+        button=gettext("Rotate access key"),
         cancel=back,
     )
 
@@ -537,7 +567,7 @@ def account_edit(request: Any, vault: Vault, account_id: UUID) -> HttpResponse:
 
         changed = submit(request, form, work, target=row)
         if changed is not None:
-            return done(request, back, "Saved. Test the connection to see that it still works.")
+            return done(request, back, gettext("Saved. Test the connection to see that it still works."))
         if form.stale is not None:
             # Never beside each other in a diff; and a group is shown by its name, not by an id.
             form.stale = tuple(
@@ -570,21 +600,27 @@ def account_delete(request: Any, vault: Vault, account_id: UUID) -> HttpResponse
             return True
 
         if submit(request, form, work, target=row):
-            return done(request, _url("csp-accounts", vault), f"{row.name} is deleted.")
+            return done(
+                request, _url("csp-accounts", vault), gettext("%(name)s is deleted.") % {"name": row.name}
+            )
     return confirm(
         request,
         form,
-        title=f"Delete {row.name}?",
-        words="Keystead forgets this credential.",
+        title=gettext("Delete %(name)s?") % {"name": row.name},
+        words=gettext("Keystead forgets this credential."),
         consequences=(
-            ("trash-2", "The stored secret is erased. Nobody can bring it back."),
+            ("trash-2", gettext("The stored secret is erased. Nobody can bring it back.")),
             (
                 "cloud",
-                f"Nothing changes in the cloud: access key {row.access_key_id} stays valid until you delete it there.",
+                gettext(
+                    "Nothing changes in the cloud: access key %(access_key_id)s stays valid until you delete it "
+                    "there."
+                )
+                % {"access_key_id": row.access_key_id},
             ),
-            ("scroll-text", "What was done with it stays in the audit record."),
+            ("scroll-text", gettext("What was done with it stays in the audit record.")),
         ),
-        button="Delete account",
+        button=gettext("Delete account"),
         cancel=back,
         danger=True,
         template="cloudkeys/confirm_obstacles.html",

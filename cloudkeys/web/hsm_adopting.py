@@ -8,6 +8,8 @@ from uuid import UUID
 from django import forms
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.text import format_lazy
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.services import hsm_keys
 from cloudkeys.services.invocations import MOST, ROTATE_AT
@@ -18,70 +20,81 @@ from vault.web.forms import PageForm, submit
 from vault.web.frame import appliance_page, done, page
 
 HELP = {
-    "title": "What taking over means",
+    "title": gettext_noop("What taking over means"),
     "words": (
         (
-            "AWS's reference proxy uses AES keys in an HSM, which AWS knows by their label. Taken over, such a key stays where it "
-            "is and keeps its label as external key id: nothing changes in AWS, and no data is encrypted anew."
+            gettext_noop(
+                "AWS's reference proxy uses AES keys in an HSM, which AWS knows by their label. Taken over, such a key stays where it "
+                "is and keeps its label as external key id: nothing changes in AWS, and no data is encrypted anew."
+            )
         ),
         (
-            "What the proxy encrypted stays readable for as long as the key exists. Point the key store's proxy URI at Keystead "
-            "once its keys are taken over."
+            gettext_noop(
+                "What the proxy encrypted stays readable for as long as the key exists. Point the key store's proxy URI at Keystead "
+                "once its keys are taken over."
+            )
         ),
         (
-            "AES-GCM with random nonces is safe for 2^32 uses of one key. Nobody counted those of the proxy: say how many there "
-            "were at most, or the key counts as used up, and a new one encrypts from the start."
+            gettext_noop(
+                "AES-GCM with random nonces is safe for 2^32 uses of one key. Nobody counted those of the proxy: say how many there "
+                "were at most, or the key counts as used up, and a new one encrypts from the start."
+            )
         ),
     ),
-    "links": (("Adopting keys of AWS's reference proxy", "hsm"),),
+    "links": ((gettext_noop("Adopting keys of AWS's reference proxy"), "hsm"),),
 }
 
 
 class AdoptForm(PageForm):
     """Which key, where it goes, and how it was used."""
 
-    key_set = forms.ChoiceField(help_text="External key stores whose keys live in this HSM.")
+    key_set = forms.ChoiceField(help_text=gettext_lazy("External key stores whose keys live in this HSM."))
     key_label = forms.CharField(
         max_length=128,
-        label="Label in the HSM",
+        label=gettext_lazy("Label in the HSM"),
         widget=forms.TextInput(attrs={"class": "mono", "spellcheck": "false"}),
-        help_text="CKA_LABEL. AWS knows the key by it; it becomes the external key id.",
+        help_text=gettext_lazy("CKA_LABEL. AWS knows the key by it; it becomes the external key id."),
     )
     cka_id = forms.CharField(
         max_length=128,
         required=False,
         label="CKA_ID",
         widget=forms.TextInput(attrs={"class": "mono", "spellcheck": "false"}),
-        help_text="Hex. Only where several keys have this label.",
+        help_text=gettext_lazy("Hex. Only where several keys have this label."),
     )
-    name = forms.CharField(max_length=250, help_text="What people call it here.")
+    name = forms.CharField(max_length=250, help_text=gettext_lazy("What people call it here."))
     region = forms.CharField(
         max_length=32,
         widget=forms.TextInput(attrs={"placeholder": "eu-west-1", "spellcheck": "false"}),
-        help_text="Of its KMS key.",
+        help_text=gettext_lazy("Of its KMS key."),
     )
     description = forms.CharField(max_length=1000, required=False, widget=forms.Textarea(attrs={"rows": "2"}))
     fixed_metadata = forms.CharField(
         max_length=64,
         required=False,
-        label="Fixed ciphertext metadata",
+        label=gettext_lazy("Fixed ciphertext metadata"),
         widget=forms.TextInput(attrs={"class": "mono", "spellcheck": "false"}),
-        help_text="ciphertext_metadata_b64 of the proxy's settings; empty where that is commented out.",
+        help_text=gettext_lazy(
+            "ciphertext_metadata_b64 of the proxy's settings; empty where that is commented out."
+        ),
     )
     prior_invocations = forms.IntegerField(
         required=False,
         min_value=0,
         max_value=MOST,
-        label="Encryptions so far, at most",
-        help_text=(
-            f"Empty: not known. It then counts as used up, and so it does from {ROTATE_AT:,} on: a new key encrypts at once, and "
-            "this one only decrypts."
+        label=gettext_lazy("Encryptions so far, at most"),
+        help_text=format_lazy(
+            gettext_lazy(
+                "Empty: not known. It then counts as used up, and so it does from {limit} on: a new key encrypts at once, "
+                "and this one only decrypts."
+            ),
+            limit=f"{ROTATE_AT:,}",
         ),
     )
 
     def __init__(self, *args: Any, key_sets: list[Any], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        first = [("", "Choose one")] if len(key_sets) > 1 else []
+        first = [("", gettext("Choose one"))] if len(key_sets) > 1 else []
         self.fields["key_set"].choices = [  # type: ignore[attr-defined]
             *first,
             *((str(each.pk), f"{each.vault.name}: {each.name}") for each in key_sets),
@@ -123,11 +136,16 @@ def hsm_adopt(request: Any, connection_id: UUID) -> HttpResponse:
         )
         if made is not None:
             how = (
-                "A new key encrypts from now on; the old one decrypts."
+                gettext("A new key encrypts from now on; the old one decrypts.")
                 if made.rotated
-                else "It goes on as it is."
+                else gettext("It goes on as it is.")
             )
-            told = " ".join([f"{made.key.name} is taken over. {how}", *made.warnings])
+            told = " ".join(
+                [
+                    gettext("%(name)s is taken over. %(how)s") % {"name": made.key.name, "how": how},
+                    *made.warnings,
+                ]
+            )
             return done(request, back, told)
     elif request.method == "POST":
         checked = _check(request, form)

@@ -12,6 +12,7 @@ from django.db.models import Count, Q
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_lazy, gettext_noop, ngettext
 
 from cloudkeys.models import CloudKey, Operation
 from cloudkeys.services import bulk, uses
@@ -42,17 +43,19 @@ class TagForm(SealedForm):
 
     add = forms.CharField(
         required=False,
-        label="Set",
+        label=gettext_lazy("Set"),
         max_length=20_000,
         widget=forms.Textarea(attrs={"rows": "3", "placeholder": "team=payments"}),
-        help_text="One to a line, as name=value. A tag that is there already gets the new value.",
+        help_text=gettext_lazy(
+            "One to a line, as name=value. A tag that is there already gets the new value."
+        ),
     )
     remove = forms.CharField(
         required=False,
-        label="Take away",
+        label=gettext_lazy("Take away"),
         max_length=8_000,
         widget=forms.Textarea(attrs={"rows": "2", "placeholder": "old-name"}),
-        help_text="Names, one to a line.",
+        help_text=gettext_lazy("Names, one to a line."),
     )
     field_order = ("add", "remove")
 
@@ -86,9 +89,9 @@ class ScheduleForm(RotationFields, SealedForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.fields["rotation"].choices = [  # type: ignore[attr-defined]
-            ("inherited", "As the key set says, now and whenever that changes"),
-            ("every", "On a schedule of their own"),
-            ("none", "Never by itself"),
+            ("inherited", gettext("As the key set says, now and whenever that changes")),
+            ("every", gettext("On a schedule of their own")),
+            ("none", gettext("Never by itself")),
         ]
         self.fields["rotation"].initial = "inherited"
 
@@ -115,57 +118,57 @@ class Act:
 
 _GOES_ON = (
     "clock",
-    "Services that already hold a data key in memory go on until they next ask.",
+    gettext_noop("Services that already hold a data key in memory go on until they next ask."),
 )
 ACTS = {
     "enable": Act(
-        "enable", Permission.CLOUD_KEYS_ENABLE, "Enable",
-        "Data under these keys can be read again as soon as the nodes have learnt of it, in most cases within a second.",
-        Q(state="DISABLED"), "not disabled", reason="optional",
+        "enable", Permission.CLOUD_KEYS_ENABLE, gettext_noop("Enable"),
+        gettext_noop("Data under these keys can be read again as soon as the nodes have learnt of it, in most cases within a second."),
+        Q(state="DISABLED"), gettext_noop("not disabled"), reason="optional",
     ),
     "disable": Act(
-        "disable", Permission.CLOUD_KEYS_DISABLE, "Disable",
-        "From now on every new use of these keys is refused, on every node.",
-        Q(state="ENABLED"), "not enabled",
-        (("ban", "Data under them cannot be read by any service that asks for it."), _GOES_ON,
-         ("undo-2", "Nothing is lost: enabling makes it readable again.")),
+        "disable", Permission.CLOUD_KEYS_DISABLE, gettext_noop("Disable"),
+        gettext_noop("From now on every new use of these keys is refused, on every node."),
+        Q(state="ENABLED"), gettext_noop("not enabled"),
+        (("ban", gettext_noop("Data under them cannot be read by any service that asks for it.")), _GOES_ON,
+         ("undo-2", gettext_noop("Nothing is lost: enabling makes it readable again."))),
         reason="required", danger=True, stops=True,
     ),
     "rotate": Act(
-        "rotate", Permission.CLOUD_KEYS_ROTATE, "Rotate",
-        "Each key gets a new version, with which new data is encrypted.",
-        Q(state="ENABLED", retired_at=None), "not enabled, or retired",
-        (("book-open", "What earlier versions encrypted stays readable; nothing has to be encrypted anew."),
-         ("calendar-clock", "Schedules count from the new version.")),
+        "rotate", Permission.CLOUD_KEYS_ROTATE, gettext_noop("Rotate"),
+        gettext_noop("Each key gets a new version, with which new data is encrypted."),
+        Q(state="ENABLED", retired_at=None), gettext_noop("not enabled, or retired"),
+        (("book-open", gettext_noop("What earlier versions encrypted stays readable; nothing has to be encrypted anew.")),
+         ("calendar-clock", gettext_noop("Schedules count from the new version."))),
     ),
     "schedule": Act(
-        "change_schedule", Permission.CLOUD_KEYS_UPDATE, "Change the schedule of",
-        "Says when these keys rotate by themselves.",
-        ~Q(state="DESTROYED") & Q(retired_at=None), "destroyed or retired",
-        (("rotate-cw", "A key whose new date lies in the past already rotates soon after."),),
+        "change_schedule", Permission.CLOUD_KEYS_UPDATE, gettext_noop("Change the schedule of"),
+        gettext_noop("Says when these keys rotate by themselves."),
+        ~Q(state="DESTROYED") & Q(retired_at=None), gettext_noop("destroyed or retired"),
+        (("rotate-cw", gettext_noop("A key whose new date lies in the past already rotates soon after.")),),
         form=ScheduleForm,
         params=lambda form, values: {
             "rotation_schedule": {"kind": "inherited"} if values["rotation"] == "inherited" else form.rotation_schedule()
         },
     ),
     "tag": Act(
-        "tag", Permission.CLOUD_KEYS_UPDATE, "Tag",
-        "Sets and takes away single tags; the others stay. Linked KMS keys get the same tags in AWS.",
+        "tag", Permission.CLOUD_KEYS_UPDATE, gettext_noop("Tag"),
+        gettext_noop("Sets and takes away single tags; the others stay. Linked KMS keys get the same tags in AWS."),
         ~Q(state="DESTROYED"), "destroyed", form=TagForm,
         params=lambda form, values: {"tags": {k: v for k, v in (("add", values["add"]), ("remove", values["remove"])) if v}},
     ),
     "block": Act(
-        "block", Permission.CLOUD_KEYS_BLOCK, "Block",
-        "From now on every new use of these keys is refused by the data plane. Nothing changes in AWS.",
-        Q(blocked=False) & ~Q(state="DESTROYED"), "blocked already, or destroyed",
-        (("ban", "Data under them cannot be read by any service that asks for it."), _GOES_ON,
-         ("users", "Unblocking may need another person's consent.")),
+        "block", Permission.CLOUD_KEYS_BLOCK, gettext_noop("Block"),
+        gettext_noop("From now on every new use of these keys is refused by the data plane. Nothing changes in AWS."),
+        Q(blocked=False) & ~Q(state="DESTROYED"), gettext_noop("blocked already, or destroyed"),
+        (("ban", gettext_noop("Data under them cannot be read by any service that asks for it.")), _GOES_ON,
+         ("users", gettext_noop("Unblocking may need another person's consent."))),
         reason="required", danger=True, stops=True,
     ),
     "unblock": Act(
-        "unblock", Permission.CLOUD_KEYS_UNBLOCK, "Unblock",
-        "These keys serve again, each as its own state says.",
-        Q(blocked=True), "not blocked", reason="optional",
+        "unblock", Permission.CLOUD_KEYS_UNBLOCK, gettext_noop("Unblock"),
+        gettext_noop("These keys serve again, each as its own state says."),
+        Q(blocked=True), gettext_noop("not blocked"), reason="optional",
     ),
 }  # fmt: skip
 
@@ -183,7 +186,7 @@ def bulk_begin(request: Any, vault: Vault, verb: str) -> HttpResponse:
         picked = [uuid_or_none(each) for each in request.POST.getlist("pick")]
         ids = [pk for pk in picked if pk is not None]
         if not ids:
-            toast(request, "No key is selected. Tick some first.", level=30)
+            toast(request, gettext("No key is selected. Tick some first."), level=30)
             query = request.POST.get("query", "")[:4000]
             return HttpResponseRedirect(f"{back}?{query}" if query else back, status=303)
         token = key_selection.of_ids(ids)
@@ -225,8 +228,8 @@ def bulk_confirm(request: Any, vault: Vault, verb: str, token: str) -> HttpRespo
     context = {
         "form": form,
         "act": act,
-        "title": f"{act.verb} {_count(count)}?",
-        "button": f"{act.verb} {_count(count)}",
+        "title": gettext("%(verb)s %(keys)s?") % {"verb": gettext(act.verb), "keys": _count(count)},
+        "button": gettext("%(verb)s %(keys)s") % {"verb": gettext(act.verb), "keys": _count(count)},
         "selection": selection,
         "back": _back(vault, selection),
         "help": HELP,
@@ -261,7 +264,7 @@ def _back(vault: Vault, selection: key_selection.Selection) -> str:
 
 
 def _count(number: int) -> str:
-    return f"{number:,} key{'' if number == 1 else 's'}"
+    return ngettext("%(count)s key", "%(count)s keys", number) % {"count": f"{number:,}"}
 
 
 # --- progress and result --------------------------------------------------------------------------------------------
@@ -291,13 +294,13 @@ def bulk_work(request: Any, vault: Vault, operation_id: UUID) -> HttpResponse:
 
 
 _DOING = {
-    "enable": ("Enable", "enabled"),
-    "disable": ("Disable", "disabled"),
-    "rotate": ("Rotate", "rotated"),
-    "change_schedule": ("Change the schedule of", "changed"),
-    "tag": ("Tag", "tagged"),
-    "block": ("Block", "blocked"),
-    "unblock": ("Unblock", "unblocked"),
+    "enable": (gettext_noop("Enable"), gettext_noop("enabled")),
+    "disable": (gettext_noop("Disable"), gettext_noop("disabled")),
+    "rotate": (gettext_noop("Rotate"), gettext_noop("rotated")),
+    "change_schedule": (gettext_noop("Change the schedule of"), gettext_noop("changed")),
+    "tag": (gettext_noop("Tag"), gettext_noop("tagged")),
+    "block": (gettext_noop("Block"), gettext_noop("blocked")),
+    "unblock": (gettext_noop("Unblock"), gettext_noop("unblocked")),
 }
 _PROVEN = frozenset({"enable", "disable", "block", "unblock"})
 
@@ -307,7 +310,11 @@ def _progress(work: Operation) -> dict[str, Any]:
     action = "create" if creating else str(work.input.get("action", ""))
     items = list(work.input.get("rows" if creating else "ids", []))
     done_rows, refused = list(work.result.get("done", [])), list(work.result.get("failed", []))
-    verb, participle = ("Create", "created") if creating else _DOING.get(action, ("Work on", "done"))
+    verb, participle = (
+        (gettext_noop("Create"), gettext_noop("created"))
+        if creating
+        else _DOING.get(action, (gettext_noop("Work on"), gettext_noop("done")))
+    )
     under_way = work.state in Operation.UNFINISHED
     shown = refused[:MOST_SHOWN] + done_rows[-MOST_SHOWN:]
     ids = [pk for pk in (uuid_or_none(str(row.get("id", ""))) for row in shown) if pk is not None]
@@ -319,9 +326,9 @@ def _progress(work: Operation) -> dict[str, Any]:
         again = reverse("cloud-keys-bulk-confirm", args=[work.vault_id, verbs[action], token])
     return {
         "work": work,
-        "title": f"{verb} {_count(len(items))}",
+        "title": gettext("%(verb)s %(keys)s") % {"verb": gettext(verb), "keys": _count(len(items))},
         "creating": creating,
-        "participle": participle,
+        "participle": gettext(participle),
         "total": len(items),
         "count": len(done_rows) + len(refused),
         "under_way": under_way,

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django import forms
 from django.http import HttpResponse
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.models import KeySet
 from cloudkeys.services import key_sets
@@ -22,22 +23,28 @@ from vault.web.frame import done, page
 MANAGE = Permission.KEY_SETS_MANAGE
 MOST_KEYS = 50
 HELP = {
-    "title": "What changing the protection does",
+    "title": gettext_noop("What changing the protection does"),
     "words": (
         (
-            "New versions of the set's keys are made under the new protection, from now on. Versions that exist keep theirs: AWS "
-            "holds ciphertext under them and may send it back at any time."
+            gettext_noop(
+                "New versions of the set's keys are made under the new protection, from now on. Versions that exist keep theirs: AWS "
+                "holds ciphertext under them and may send it back at any time."
+            )
         ),
         (
-            "A key goes on encrypting with its present version until it is rotated. Rotating moves what is encrypted from then "
-            "on; what was encrypted before stays readable under the old version."
+            gettext_noop(
+                "A key goes on encrypting with its present version until it is rotated. Rotating moves what is encrypted from then "
+                "on; what was encrypted before stays readable under the old version."
+            )
         ),
         (
-            "How keys reach all members of the HSM holds for keys made from now on, too: those that exist stay as they were made. "
-            "Where an HSM wraps the set's keys, their wrapping moves to a key of the new kind at once."
+            gettext_noop(
+                "How keys reach all members of the HSM holds for keys made from now on, too: those that exist stay as they were made. "
+                "Where an HSM wraps the set's keys, their wrapping moves to a key of the new kind at once."
+            )
         ),
     ),
-    "links": (("How keys are protected", "hsm"),),
+    "links": ((gettext_noop("How keys are protected"), "hsm"),),
 }
 
 
@@ -48,7 +55,7 @@ def replication_field() -> forms.ChoiceField:
         widget=forms.RadioSelect,
         required=False,
         initial=LEFT_TO_US,
-        label="How a key gets to all members of the HSM",
+        label=gettext("How a key gets to all members of the HSM"),
     )
 
 
@@ -57,7 +64,9 @@ class ProtectionFields(PageForm):
 
     protection = forms.ChoiceField(choices=KeySet.Protection.choices, widget=forms.RadioSelect)
     hsm_connection = forms.ChoiceField(
-        required=False, label="HSM", help_text="Those that the appliance admin allows this vault to use."
+        required=False,
+        label="HSM",
+        help_text=gettext_lazy("Those that the appliance admin allows this vault to use."),
     )
     hsm_replication = replication_field()
 
@@ -70,7 +79,7 @@ class ProtectionFields(PageForm):
 def hsm_options(choices: list[HsmChoice]) -> list[tuple[str, str]]:
     """The picker's options: those that can do anything; nothing is chosen beforehand where there are several."""
     able = [each for each in choices if each.possible]
-    first = [("", "Choose one")] if len(able) != 1 else []
+    first = [("", gettext("Choose one"))] if len(able) != 1 else []
     return [*first, *((str(each.id), each.words) for each in able)]
 
 
@@ -100,8 +109,8 @@ def replication_options(form: Any) -> list[dict[str, Any]]:
 def _how_they_got_there(row: KeySet) -> list[tuple[int, str]]:
     found = replications_of(row)
     told = (
-        (REPLICATED, "copied by Keystead: extractable for a moment, before first use"),
-        (DEVICE_BOUND, "device-bound: never extractable"),
+        (REPLICATED, gettext("copied by Keystead: extractable for a moment, before first use")),
+        (DEVICE_BOUND, gettext("device-bound: never extractable")),
     )
     return [(found[name], words) for name, words in told if found.get(name)]
 
@@ -129,7 +138,7 @@ def protection_tab(request: Any, vault: Vault, row: KeySet, context: dict[str, A
             return key_sets.update_key_set(request.actor, row.pk, changes, expected_revision=form.expected)
 
         if submit(request, form, work, target=row) is not None:
-            told = "Saved. New versions take it from now on; rotate keys to move what they encrypt."
+            told = gettext("Saved. New versions take it from now on; rotate keys to move what they encrypt.")
             return done(request, request.path, told)
     old = list(keys_with_old_versions(row).order_by("name")[: MOST_KEYS + 1])
     context.update(

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django import forms
 from django.conf import settings
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys import naming
 from cloudkeys.models import AwsStoreLink, CspAccount, KeySet
@@ -30,12 +31,12 @@ from vault.permissions import Permission
 from vault.web.forms import PageForm
 
 LABELS = {
-    "what": "Name",
-    "account": "Account",
-    "store": "External key store",
-    "protection": "Protection",
-    "schedule": "Schedule",
-    "summary": "Summary",
+    "what": gettext_noop("Name"),
+    "account": gettext_noop("Account"),
+    "store": gettext_noop("External key store"),
+    "protection": gettext_noop("Protection"),
+    "schedule": gettext_noop("Schedule"),
+    "summary": gettext_noop("Summary"),
 }
 MOST_REGIONS = 40
 _LINK_FIELD = re.compile(r"links\[(\d+)\]\.(\w+)")
@@ -76,13 +77,13 @@ class WhatForm(StepForm):
 
     type = forms.ChoiceField(choices=KeySet.Type.choices, widget=forms.RadioSelect, initial=KeySet.Type.AWS)
     name = forms.CharField(
-        max_length=100, help_text="Such as payments-hyok. AWS key stores take it as their name."
+        max_length=100, help_text=gettext_lazy("Such as payments-hyok. AWS key stores take it as their name.")
     )
     description = forms.CharField(max_length=1000, required=False, widget=forms.Textarea(attrs={"rows": "2"}))
     group = forms.ChoiceField(
         required=False,
-        label="Admin group",
-        help_text="Cloud admins outside this group can look, but change nothing.",
+        label=gettext_lazy("Admin group"),
+        help_text=gettext_lazy("Cloud admins outside this group can look, but change nothing."),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -104,7 +105,9 @@ class WhatForm(StepForm):
 class AccountForm(StepForm):
     """The CSP account that Keystead works through, or none."""
 
-    csp_account = forms.ChoiceField(required=False, widget=forms.RadioSelect, label="CSP account", initial="")
+    csp_account = forms.ChoiceField(
+        required=False, widget=forms.RadioSelect, label=gettext_lazy("CSP account"), initial=""
+    )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -144,20 +147,24 @@ class StoreForm(StepForm):
         choices=(("yes", "Yes"), ("no", "No")),
         widget=forms.RadioSelect,
         initial="yes",
-        label="Use as external key store",
+        label=gettext_lazy("Use as external key store"),
     )
     path = forms.ChoiceField(
-        choices=(("own", "Made for it"), ("given", "One of your choice"), ("none", "None")),
+        choices=(
+            ("own", gettext_lazy("Made for it")),
+            ("given", gettext_lazy("One of your choice")),
+            ("none", "None"),
+        ),
         widget=forms.RadioSelect,
         initial="own",
-        label="Path prefix",
+        label=gettext_lazy("Path prefix"),
     )
     path_prefix = forms.CharField(
         required=False,
         max_length=117,
-        label="Prefix",
+        label=gettext_lazy("Prefix"),
         widget=forms.TextInput(attrs={"class": "mono", "spellcheck": "false"}),
-        help_text="Such as /payments.",
+        help_text=gettext_lazy("Such as /payments."),
     )
     rows = forms.IntegerField(
         required=False, min_value=1, max_value=MOST_REGIONS, initial=1, widget=forms.HiddenInput
@@ -167,14 +174,14 @@ class StoreForm(StepForm):
         super().__init__(*args, **kwargs)
         given = str(self.data.get("rows", "") if self.is_bound else self.initial.get("rows", ""))
         self.count = min(max(int(given), 1), MOST_REGIONS) if given.isascii() and given.isdigit() else 1
-        by = [("keystead", "Keystead"), ("person", "I, in its console")]
+        by = [("keystead", "Keystead"), ("person", gettext("I, in its console"))]
         self.linkable = self.account is not None
         for index in range(self.count):
             region = self.account.default_region if self.account is not None and index == 0 else ""
             self.fields[f"region_{index}"] = forms.CharField(
                 required=False,
                 max_length=32,
-                label="Region",
+                label=gettext("Region"),
                 initial=region,
                 widget=forms.TextInput(
                     attrs={"list": "region-names", "placeholder": "eu-west-1", "spellcheck": "false"}
@@ -183,19 +190,19 @@ class StoreForm(StepForm):
             self.fields[f"by_{index}"] = forms.ChoiceField(
                 choices=by if self.linkable else by[1:],
                 required=False,
-                label="Who makes it in AWS",
+                label=gettext("Who makes it in AWS"),
                 initial="keystead" if self.linkable else "person",
             )
             self.fields[f"way_{index}"] = forms.ChoiceField(
                 choices=AwsStoreLink.Connectivity.choices,
                 required=False,
-                label="How AWS reaches Keystead",
+                label=gettext("How AWS reaches Keystead"),
                 initial=AwsStoreLink.Connectivity.PUBLIC_ENDPOINT,
             )
             self.fields[f"service_{index}"] = forms.CharField(
                 required=False,
                 max_length=64,
-                label="VPC endpoint service name",
+                label=gettext("VPC endpoint service name"),
                 widget=forms.TextInput(
                     attrs={
                         "class": "mono",
@@ -203,12 +210,12 @@ class StoreForm(StepForm):
                         "placeholder": "com.amazonaws.vpce.eu-west-1.vpce-svc-…",
                     }
                 ),
-                help_text="From the VPC console, Endpoint services.",
+                help_text=gettext("From the VPC console, Endpoint services."),
             )
             self.fields[f"endpoint_{index}"] = forms.CharField(
                 required=False,
                 max_length=128,
-                label="Endpoint",
+                label=gettext("Endpoint"),
                 widget=forms.TextInput(
                     attrs={
                         "class": "mono",
@@ -216,7 +223,9 @@ class StoreForm(StepForm):
                         "placeholder": settings.KEYSTEAD_XKS_PUBLIC_ENDPOINT,
                     }
                 ),
-                help_text="Empty: this installation's. For a VPC endpoint service its private DNS name, with https://.",
+                help_text=gettext(
+                    "Empty: this installation's. For a VPC endpoint service its private DNS name, with https://."
+                ),
             )
 
     @property
@@ -230,10 +239,13 @@ class StoreForm(StepForm):
         cleaned: dict[str, Any] = super().clean() or {}
         if cleaned.get("external") == "yes":
             if not any(cleaned.get(f"region_{index}") for index in range(self.count)):
-                self.add_error("region_0", "Name at least one region in which AWS is to use these keys.")
+                self.add_error(
+                    "region_0", gettext("Name at least one region in which AWS is to use these keys.")
+                )
             if cleaned.get("path") == "given" and not cleaned.get("path_prefix"):
                 self.add_error(
-                    "path_prefix", "The prefix is missing. Give one such as /payments, or choose another way."
+                    "path_prefix",
+                    gettext("The prefix is missing. Give one such as /payments, or choose another way."),
                 )
         return cleaned
 
@@ -284,7 +296,9 @@ class ProtectionForm(StepForm):
         choices=KeySet.Protection.choices, widget=forms.RadioSelect, initial=KeySet.Protection.SOFTWARE
     )
     hsm_connection = forms.ChoiceField(
-        required=False, label="HSM", help_text="Those that the appliance admin allows this vault to use."
+        required=False,
+        label="HSM",
+        help_text=gettext_lazy("Those that the appliance admin allows this vault to use."),
     )
     hsm_replication = replication_field()
 

@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 from django.http import HttpResponse, HttpResponseRedirect
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from cloudkeys.models import KeySetDraft
 from cloudkeys.services import drafts
@@ -32,21 +33,25 @@ from vault.web.frame import can, done, page, partial, uuid_or_none, vault_page
 MANAGE = Permission.KEY_SETS_MANAGE
 ALL = (*STEPS, "summary")
 HELP = {
-    "title": "What a key set is",
+    "title": gettext_noop("What a key set is"),
     "words": (
         (
-            "A key set holds keys of one kind, under one CSP account, with one protection and one default schedule. Used as "
-            "external key store, AWS keeps no key material: it calls Keystead for every use of a key."
+            gettext_noop(
+                "A key set holds keys of one kind, under one CSP account, with one protection and one default schedule. Used as "
+                "external key store, AWS keeps no key material: it calls Keystead for every use of a key."
+            )
         ),
         (
-            "What you type here is kept as you go, for you alone. Nothing is made until you press Create key set on the last "
-            "step."
+            gettext_noop(
+                "What you type here is kept as you go, for you alone. Nothing is made until you press Create key set on the last "
+                "step."
+            )
         ),
     ),
     "links": (
-        ("Quick start", "quickstart"),
-        ("Topologies and reachability", "topologies"),
-        ("How keys are protected", "hsm"),
+        (gettext_noop("Quick start"), "quickstart"),
+        (gettext_noop("Topologies and reachability"), "topologies"),
+        (gettext_noop("How keys are protected"), "hsm"),
     ),
 }
 
@@ -73,7 +78,7 @@ def _used(request: Any, vault: Vault, error: drafts.DraftUsed) -> HttpResponse:
         if error.key_set_id is not None
         else _url("key-sets", vault)
     )
-    return done(request, url, "This key set was made already.")
+    return done(request, url, gettext("This key set was made already."))
 
 
 def _find(request: Any, vault: Vault, draft_id: UUID) -> tuple[KeySetDraft | None, Walk]:
@@ -175,7 +180,7 @@ def _explain(form: StepForm, error: StaleRevision) -> None:
     theirs: dict[str, str] = error.context["fields"]
     form.status = 412
     form.problem = error
-    form.changed_by = "Another window of yours"
+    form.changed_by = gettext("Another window of yours")
     form.stale = tuple(
         Difference(str(form.fields[name].label or name.replace("_", " ")), theirs.get(name, ""), typed)
         for name, typed in form.typed.items()
@@ -255,7 +260,9 @@ def draft_discard(request: Any, vault: Vault, draft_id: UUID) -> HttpResponse:
     """POST .../discard/"""
     if request.method == "POST":
         drafts.discard_draft(request.actor, vault, draft_id)
-        return done(request, _url("key-sets", vault), "The draft is discarded. Nothing was made of it.")
+        return done(
+            request, _url("key-sets", vault), gettext("The draft is discarded. Nothing was made of it.")
+        )
     return done(request, _step_url(vault, draft_id, "what"))
 
 
@@ -294,7 +301,7 @@ def show_created(request: Any, vault: Vault, made: KeySetCreated) -> HttpRespons
     """The answer to the POST that made it: with a store, its credential, this once; then on to AWS."""
     if made.store is None or made.credential is None:
         url = _url("key-set", vault, key_set_id=made.key_set.pk)
-        return done(request, url, f"Key set {made.key_set.name} is made.")
+        return done(request, url, gettext("Key set %(name)s is made.") % {"name": made.key_set.name})
     url = _url("key-set-tab", vault, key_set_id=made.key_set.pk, tab="aws")
     once.remember(request, url)
     credential = made.credential
@@ -303,10 +310,10 @@ def show_created(request: Any, vault: Vault, made: KeySetCreated) -> HttpRespons
         "key_set": made.key_set,
         "operations": made.operations,
         "plain": [
-            ("Proxy URI path", console_file["XksProxyUriPath"]),
-            ("Access key id", credential.credential.access_key_id),
+            (gettext("Proxy URI path"), console_file["XksProxyUriPath"]),
+            (gettext("Access key id"), credential.credential.access_key_id),
         ],
-        "secrets": [("Secret access key", credential.secret.reveal_text())],
+        "secrets": [(gettext("Secret access key"), credential.secret.reveal_text())],
         "download": console_file,
         "filename": f"{made.key_set.name}-xks-credential.json",
         "then": url,

@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db.models import Count
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys import naming
 from cloudkeys.api.key_sets import LISTING
@@ -42,48 +43,56 @@ from vault.web.lists import Column, FilterMenu, list_page, read_list
 
 VIEW, MANAGE = Permission.KEY_SETS_VIEW, Permission.KEY_SETS_MANAGE
 TABS = {
-    "overview": "Overview",
-    "keys": "Keys",
-    "schedule": "Schedule",
-    "protection": "Protection",
-    "aws": "AWS key stores",
-    "dependents": "Dependents",
+    "overview": gettext_noop("Overview"),
+    "keys": gettext_noop("Keys"),
+    "schedule": gettext_noop("Schedule"),
+    "protection": gettext_noop("Protection"),
+    "aws": gettext_noop("AWS key stores"),
+    "dependents": gettext_noop("Dependents"),
 }
 COLUMNS = (
-    Column("name", "Name", ordering="name", always=True),
-    Column("account", "CSP account"),
-    Column("store", "External key store"),
-    Column("keys", "Keys", num=True),
-    Column("rotation", "Rotation"),
-    Column("expiry", "Expiry", shown=False),
-    Column("protection", "Protection"),
-    Column("group", "Admin group", shown=False),
-    Column("created", "Created", ordering="created_at"),
-    Column("id", "Id", shown=False),
+    Column("name", gettext_noop("Name"), ordering="name", always=True),
+    Column("account", gettext_noop("CSP account")),
+    Column("store", gettext_noop("External key store")),
+    Column("keys", gettext_noop("Keys"), num=True),
+    Column("rotation", gettext_noop("Rotation")),
+    Column("expiry", gettext_noop("Expiry"), shown=False),
+    Column("protection", gettext_noop("Protection")),
+    Column("group", gettext_noop("Admin group"), shown=False),
+    Column("created", gettext_noop("Created"), ordering="created_at"),
+    Column("id", gettext_noop("Id"), shown=False),
 )
 MENUS = (
     FilterMenu(
         "external_key_store",
-        "External key store",
-        (("true", "Used as external key store"), ("false", "Not")),
+        gettext_noop("External key store"),
+        (("true", gettext_noop("Used as external key store")), ("false", gettext_noop("Not"))),
         many=False,
     ),
     FilterMenu(
-        "protection", "Protection", tuple((str(v), str(label)) for v, label in KeySet.Protection.choices)
+        "protection",
+        gettext_noop("Protection"),
+        tuple((str(v), str(label)) for v, label in KeySet.Protection.choices),
     ),
 )
 KEY_COLUMNS = (
-    Column("name", "Name", ordering="name", always=True),
-    Column("state", "State", ordering="state"),
-    Column("pointer", "In AWS"),
-    Column("region", "Region"),
-    Column("rotation", "Next rotation", ordering="next_rotation_at"),
-    Column("schedule", "Schedule"),
-    Column("created", "Created", ordering="created_at", shown=False),
+    Column("name", gettext_noop("Name"), ordering="name", always=True),
+    Column("state", gettext_noop("State"), ordering="state"),
+    Column("pointer", gettext_noop("In AWS")),
+    Column("region", gettext_noop("Region")),
+    Column("rotation", gettext_noop("Next rotation"), ordering="next_rotation_at"),
+    Column("schedule", gettext_noop("Schedule")),
+    Column("created", gettext_noop("Created"), ordering="created_at", shown=False),
 )
 KEY_MENUS = (
-    FilterMenu("state", "State", tuple((str(v), str(label)) for v, label in CloudKey.State.choices)),
-    FilterMenu("pointer_state", "In AWS", tuple((str(v), str(n)) for v, n in CloudKey.PointerState.choices)),
+    FilterMenu(
+        "state", gettext_noop("State"), tuple((str(v), str(label)) for v, label in CloudKey.State.choices)
+    ),
+    FilterMenu(
+        "pointer_state",
+        gettext_noop("In AWS"),
+        tuple((str(v), str(n)) for v, n in CloudKey.PointerState.choices),
+    ),
 )
 
 
@@ -140,7 +149,7 @@ def key_set_list(request: Any, vault: Vault) -> HttpResponse:
         id="key-sets",
         row_template="cloudkeys/key_sets/row.html",
         menus=MENUS,
-        search_words="Search name or description",
+        search_words=gettext("Search name or description"),
         empty_template="cloudkeys/key_sets/empty.html",
         can_add=allowed,
         new_url=_url("key-set-new", vault),
@@ -234,7 +243,7 @@ def _keys(request: Any, vault: Vault, row: KeySet) -> HttpResponse:
         id="key-set-keys",
         row_template="cloudkeys/key_sets/key_row.html",
         menus=KEY_MENUS,
-        search_words="Part of the name, or a whole id",
+        search_words=gettext("Part of the name, or a whole id"),
         empty_template="cloudkeys/key_sets/keys_empty.html",
     )
     return list_page(
@@ -256,8 +265,8 @@ class KeySetForm(PageForm):
     description = forms.CharField(max_length=1000, required=False, widget=forms.Textarea(attrs={"rows": "2"}))
     group = forms.ChoiceField(
         required=False,
-        label="Admin group",
-        help_text="Cloud admins outside this group can look, but change nothing.",
+        label=gettext_lazy("Admin group"),
+        help_text=gettext_lazy("Cloud admins outside this group can look, but change nothing."),
     )
 
     def __init__(self, *args: Any, vault: Vault, **kwargs: Any) -> None:
@@ -284,7 +293,7 @@ def _schedule(request: Any, vault: Vault, row: KeySet) -> HttpResponse:
             return done(
                 request,
                 _tab_url(vault, row, "schedule"),
-                "Saved. Keys without dates of their own follow at once.",
+                gettext("Saved. Keys without dates of their own follow at once."),
             )
         explain_schedule(form, row)
         if form.stale is not None and form.is_valid():
@@ -292,7 +301,7 @@ def _schedule(request: Any, vault: Vault, row: KeySet) -> HttpResponse:
             theirs = expiration_words(parse_expiration(fresh.expiration))
             yours = expiration_words(parse_expiration(form.expiration()))
             if theirs != yours:
-                form.stale = (*form.stale, Difference("Expiry", theirs, yours))
+                form.stale = (*form.stale, Difference(gettext("Expiry"), theirs, yours))
     right = form.is_bound and not form.errors
     context = {
         **_context(request, vault, row, "schedule"),
@@ -354,7 +363,7 @@ def _aws(request: Any, vault: Vault, row: KeySet) -> HttpResponse:
             context["progress"] = progress_of(
                 work,
                 _url("key-set-progress", vault, key_set_id=row.pk, operation_id=work.pk),
-                f"{link.name} in {link.region}",
+                gettext("%(name)s in %(region)s") % {"name": link.name, "region": link.region},
             )
     else:
         context.update(_steps(request, link, base))
@@ -411,7 +420,7 @@ def key_set_progress(request: Any, vault: Vault, key_set_id: UUID, operation_id:
     )
     if operation is None or link is None:
         raise NotFound("There is no such operation, or it is not yours.")
-    title = f"{link.name} in {link.region}"
+    title = gettext("%(name)s in %(region)s") % {"name": link.name, "region": link.region}
     response = partial(
         request, "parts/progress.html", {"progress": progress_of(operation, request.path, title)}
     )
@@ -424,7 +433,9 @@ def _dependents(request: Any, vault: Vault, row: KeySet) -> HttpResponse:
     context = _context(request, vault, row, "dependents")
     context["end"] = key_set_deletion(request.actor, row.pk)
     context["can_delete"] = (
-        Can(False, "Something still hangs on it.") if context["end"].obstacles else context["can_manage"]
+        Can(False, gettext("Something still hangs on it."))
+        if context["end"].obstacles
+        else context["can_manage"]
     )
     return page(request, "cloudkeys/key_sets/dependents.html", context)
 
@@ -451,7 +462,7 @@ def key_set_edit(request: Any, vault: Vault, key_set_id: UUID) -> HttpResponse:
             return key_sets.update_key_set(request.actor, row.pk, values, expected_revision=form.expected)
 
         if submit(request, form, work, target=row) is not None:
-            return done(request, back, "Saved.")
+            return done(request, back, gettext("Saved."))
         if form.stale is not None:
             form.stale = tuple(each for each in form.stale if each.label != "Admin group")
     context = {"form": form, "row": row, "back": back, "help": HELP}
@@ -492,19 +503,23 @@ def key_set_delete(request: Any, vault: Vault, key_set_id: UUID) -> HttpResponse
             return True
 
         if submit(request, form, work, target=row):
-            return done(request, _url("key-sets", vault), f"Key set {row.name} is deleted.")
+            return done(
+                request, _url("key-sets", vault), gettext("Key set %(name)s is deleted.") % {"name": row.name}
+            )
     consequences = [("triangle-alert", words) for words in end.consequences]
-    consequences.append(("scroll-text", "What was done with it stays in the audit record."))
+    consequences.append(("scroll-text", gettext("What was done with it stays in the audit record.")))
     return confirm(
         request,
         form,
-        title=f"Delete {row.name}?",
-        words="A key set can be deleted when all its keys are destroyed and AWS has none of its key stores.",
+        title=gettext("Delete %(name)s?") % {"name": row.name},
+        words=gettext(
+            "A key set can be deleted when all its keys are destroyed and AWS has none of its key stores."
+        ),
         consequences=consequences,
-        button="Delete key set",
+        button=gettext("Delete key set"),
         cancel=_tab_url(vault, row, "overview"),
         danger=True,
         template="cloudkeys/confirm_obstacles.html",
         obstacles=end.obstacles,
-        obstacle_links=[("Its keys", _tab_url(vault, row, "keys"))] if end.living_keys else [],
+        obstacle_links=[(gettext("Its keys"), _tab_url(vault, row, "keys"))] if end.living_keys else [],
     )

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from cloudkeys.api.operations import LISTING
 from cloudkeys.models import CloudKey, Operation
@@ -28,55 +29,65 @@ VIEW = Permission.OPERATIONS_VIEW
 BULK = ("cloud_keys.bulk", "cloud_keys.csv_create")
 PER_PAGE = 100
 BULK_WORDS = {
-    "disable": "Disable keys",
-    "enable": "Enable keys",
-    "block": "Block keys",
-    "unblock": "Unblock keys",
-    "rotate": "Rotate keys",
-    "retire": "Retire keys",
-    "refresh": "Ask AWS about keys",
-    "update": "Change keys",
-    "tag": "Tag keys",
-    "change_schedule": "Change the keys' schedule",
-    "schedule_deletion": "Schedule keys for deletion",
-    "cancel_deletion": "Cancel the deletion of keys",
+    "disable": gettext_noop("Disable keys"),
+    "enable": gettext_noop("Enable keys"),
+    "block": gettext_noop("Block keys"),
+    "unblock": gettext_noop("Unblock keys"),
+    "rotate": gettext_noop("Rotate keys"),
+    "retire": gettext_noop("Retire keys"),
+    "refresh": gettext_noop("Ask AWS about keys"),
+    "update": gettext_noop("Change keys"),
+    "tag": gettext_noop("Tag keys"),
+    "change_schedule": gettext_noop("Change the keys' schedule"),
+    "schedule_deletion": gettext_noop("Schedule keys for deletion"),
+    "cancel_deletion": gettext_noop("Cancel the deletion of keys"),
 }
 COLUMNS = (
-    Column("what", "Operation", always=True),
-    Column("state", "State"),
-    Column("step", "Step"),
-    Column("by", "Asked for by"),
-    Column("created", "Asked for", ordering="created_at"),
-    Column("finished", "Ended", ordering="finished_at"),
-    Column("next", "Next try", ordering="next_try_at", shown=False),
-    Column("via", "Through", shown=False),
-    Column("id", "Id", shown=False),
+    Column("what", gettext_noop("Operation"), always=True),
+    Column("state", gettext_noop("State")),
+    Column("step", gettext_noop("Step")),
+    Column("by", gettext_noop("Asked for by")),
+    Column("created", gettext_noop("Asked for"), ordering="created_at"),
+    Column("finished", gettext_noop("Ended"), ordering="finished_at"),
+    Column("next", gettext_noop("Next try"), ordering="next_try_at", shown=False),
+    Column("via", gettext_noop("Through"), shown=False),
+    Column("id", gettext_noop("Id"), shown=False),
 )
 MENUS = (
-    FilterMenu("state", "State", tuple((str(v), str(label)) for v, label in Operation.State.choices)),
-    FilterMenu("kind", "Kind", tuple((kind.name, kind.label) for kind in KINDS.values())),
+    FilterMenu(
+        "state", gettext_noop("State"), tuple((str(v), str(label)) for v, label in Operation.State.choices)
+    ),
+    FilterMenu("kind", gettext_noop("Kind"), tuple((kind.name, kind.label) for kind in KINDS.values())),
 )
 TABS = (
-    ("All", ()),
-    ("Under way", Operation.UNFINISHED),
-    ("Failed", ("FAILED",)),
-    ("Done", ("SUCCEEDED",)),
-    ("Cancelled", ("CANCELLED",)),
+    (gettext_noop("All"), ()),
+    (gettext_noop("Under way"), Operation.UNFINISHED),
+    (gettext_noop("Failed"), ("FAILED",)),
+    (gettext_noop("Done"), ("SUCCEEDED",)),
+    (gettext_noop("Cancelled"), ("CANCELLED",)),
 )
 HELP = {
-    "title": "What an operation is",
+    "title": gettext_noop("What an operation is"),
     "words": (
         (
-            "Work that takes more than a moment, such as making a key in AWS, is an operation. It goes on when you leave the page, "
-            "and after a restart it goes on where it was."
+            gettext_noop(
+                "Work that takes more than a moment, such as making a key in AWS, is an operation. It goes on when you leave the page, "
+                "and after a restart it goes on where it was."
+            )
         ),
         (
-            "When AWS or the network is at fault, Keystead tries again by itself, less and less often, and says when. When trying again "
-            "cannot help, it undoes what it had made and fails with a cause and a cure."
+            gettext_noop(
+                "When AWS or the network is at fault, Keystead tries again by itself, less and "
+                "less often, and says when. When trying again "
+                "cannot help, it undoes what it had made and fails with a cause and a cure."
+            )
         ),
-        "Retry finds what is there already: nothing is made twice. Cancel stops after the present step and undoes what was made.",
+        gettext_noop(
+            "Retry finds what is there already: nothing is made twice. Cancel stops after the present step "
+            "and undoes what was made."
+        ),
     ),
-    "links": (("Architecture", "architecture"),),
+    "links": ((gettext_noop("Architecture"), "architecture"),),
 }
 
 
@@ -94,11 +105,13 @@ def operation_list(request: Any, vault: Vault) -> HttpResponse:
         id="operations",
         row_template="cloudkeys/operations/row.html",
         menus=MENUS,
-        search_words="Search object or person",
+        search_words=gettext("Search object or person"),
         total=False,
         live_url=request.get_full_path(),
-        empty_title="Nothing has been asked for yet",
-        empty_words="Making, changing and rotating keys and stores shows here, step by step, while it goes on and afterwards.",
+        empty_title=gettext("Nothing has been asked for yet"),
+        empty_words=gettext(
+            "Making, changing and rotating keys and stores shows here, step by step, while it goes on and afterwards."
+        ),
     )
     for row in found.rows:
         row.label = label_of(row)
@@ -122,7 +135,9 @@ def label_of(operation: Operation) -> str:
         count = len(operation.input.get("ids", []))
         return f"{BULK_WORDS.get(action, action)} ({count:,})"
     if operation.kind == "cloud_keys.csv_create":
-        return f"Create keys from a file ({len(operation.input.get('rows', [])):,})"
+        return gettext("Create keys from a file (%(input)s)") % {
+            "input": f"{len(operation.input.get('rows', [])):,}"
+        }
     kind = KINDS.get(operation.kind)
     return kind.label if kind is not None else operation.kind
 
@@ -134,8 +149,13 @@ def _now(operation: Operation) -> str:
     if operation.state not in Operation.UNFINISHED or operation.step >= len(operation.steps):
         return ""
     step = operation.steps[operation.step]
-    verb = "Undoing: " if operation.undoing else ""
-    return f"{verb}{operation.step + 1} of {len(operation.steps)}: {step.get('label', '')}"
+    verb = gettext("Undoing: ") if operation.undoing else ""
+    return gettext("%(verb)s%(value)s of %(steps)s: %(step)s") % {
+        "verb": verb,
+        "value": operation.step + 1,
+        "steps": len(operation.steps),
+        "step": step.get("label", ""),
+    }
 
 
 @dataclass(frozen=True)
@@ -178,7 +198,7 @@ def _fetch(request: Any, vault: Vault, operation_id: UUID) -> Operation:
 def _context(request: Any, vault: Vault, row: Operation) -> dict[str, Any]:
     under_way = row.state in Operation.UNFINISHED
     url = reverse("operation-progress", args=[vault.pk, row.pk])
-    progress = {**progress_of(row, url, "Steps"), "live": False, "actions_template": ""}
+    progress = {**progress_of(row, url, gettext("Steps")), "live": False, "actions_template": ""}
     error = row.error or {}
     kind = KINDS.get(row.kind)
     manage = _can_manage(request, row)
@@ -186,10 +206,12 @@ def _context(request: Any, vault: Vault, row: Operation) -> dict[str, Any]:
     if manage and under_way and kind is not None and not kind.may_cancel_at(row.step):
         cancel = Can(
             False,
-            "It is past the step after which there is no way back. Let it finish, then do the opposite.",
+            gettext(
+                "It is past the step after which there is no way back. Let it finish, then do the opposite."
+            ),
         )
     elif manage and row.cancel_requested:
-        cancel = Can(False, "Cancelling was asked for: it stops after the present step.")
+        cancel = Can(False, gettext("Cancelling was asked for: it stops after the present step."))
     return {
         "row": row,
         "label": label_of(row),
@@ -264,20 +286,21 @@ def operation_retry(request: Any, vault: Vault, operation_id: UUID) -> HttpRespo
     if request.method == "POST":
         again = submit(request, form, lambda values: retry_operation(request.actor, row))
         if again is not None:
-            return done(request, back, "It begins again.")
+            return done(request, back, gettext("It begins again."))
     elif row.state != Operation.State.FAILED:
         raise Conflict("Only a failed operation can be retried.", cure="Look at the operation again.")
     cure = (row.error or {}).get("cure", "")
     return confirm(
         request,
         form,
-        title=f"Retry: {label_of(row)}?",
-        words=f"It failed because: {(row.error or {}).get('cause', 'it did not say why')}",
+        title=gettext("Retry: %(label_of)s?") % {"label_of": label_of(row)},
+        words=gettext("It failed because: %(value)s")
+        % {"value": (row.error or {}).get("cause", "it did not say why")},
         consequences=[
-            *([("wrench", f"First: {cure}")] if cure else []),
-            ("repeat", "Each step finds what is there already. Nothing is made twice."),
+            *([("wrench", gettext("First: %(cure)s") % {"cure": cure})] if cure else []),
+            ("repeat", gettext("Each step finds what is there already. Nothing is made twice.")),
         ],
-        button="Retry",
+        button=gettext("Retry"),
         cancel=back,
     )
 
@@ -292,21 +315,24 @@ def operation_cancel(request: Any, vault: Vault, operation_id: UUID) -> HttpResp
     if request.method == "POST":
         asked = submit(request, form, lambda values: cancel_operation(request.actor, row))
         if asked is not None:
-            return done(request, back, "It stops after the present step and undoes what it made.")
+            return done(request, back, gettext("It stops after the present step and undoes what it made."))
     elif row.state not in Operation.UNFINISHED:
         raise Conflict("This operation is over already.", cure="Nothing is left to cancel.")
     bulk = row.kind in BULK
     return confirm(
         request,
         form,
-        title=f"Cancel: {label_of(row)}?",
-        words="It stops after the present step.",
+        title=gettext("Cancel: %(label_of)s?") % {"label_of": label_of(row)},
+        words=gettext("It stops after the present step."),
         consequences=[
-            ("key-round", "Keys that were done already stay done.")
+            ("key-round", gettext("Keys that were done already stay done."))
             if bulk
-            else ("undo-2", "What it made so far in AWS and here is undone, and you see how far that is."),
+            else (
+                "undo-2",
+                gettext("What it made so far in AWS and here is undone, and you see how far that is."),
+            ),
         ],
-        button="Cancel operation",
+        button=gettext("Cancel operation"),
         cancel=back,
         danger=True,
     )
@@ -322,14 +348,17 @@ def operation_retry_refused(request: Any, vault: Vault, operation_id: UUID) -> H
     if request.method == "POST":
         begun = submit(request, form, lambda values: retry_refused(request.actor, row.pk))
         if begun is not None:
-            return done(request, reverse("operation", args=[vault.pk, begun.pk]), "It has begun.")
+            return done(request, reverse("operation", args=[vault.pk, begun.pk]), gettext("It has begun."))
     count = len(row.result.get("failed", []))
     return confirm(
         request,
         form,
-        title=f"Do it again for {count:,} {'key' if count == 1 else 'keys'}?",
-        words="A new operation does the same with those that were refused, and with no other.",
-        consequences=[("user", "It acts with your rights. Who asked the first time keeps their own record.")],
-        button="Do it again",
+        title=ngettext("Do it again for %(count)s key?", "Do it again for %(count)s keys?", count)
+        % {"count": f"{count:,}"},
+        words=gettext("A new operation does the same with those that were refused, and with no other."),
+        consequences=[
+            ("user", gettext("It acts with your rights. Who asked the first time keeps their own record."))
+        ],
+        button=gettext("Do it again"),
         cancel=back,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from django.utils.translation import gettext, gettext_noop
+
 from cloudkeys.services.palette import Found, find_objects
 from cloudkeys.web.links import object_url
 from vault.actors import Actor
@@ -13,26 +15,44 @@ from vault.web.palette import MOST, Hit, holds, maybe_url
 from vault.web.states import look
 
 GROUPS: dict[str, tuple[str, str, str]] = {
-    "cloud_key": ("Cloud keys", "key-round", "cloud_key"),
-    "key_set": ("Key sets", "layers", ""),
-    "csp_account": ("CSP accounts", "cloud", "account"),
-    "xks_store": ("External key stores", "plug", "store"),
-    "aws_store_link": ("External key stores", "plug", "link"),
-    "operation": ("Operations", "list-checks", "operation"),
-    "member": ("People", "user", ""),
+    "cloud_key": (gettext_noop("Cloud keys"), "key-round", "cloud_key"),
+    "key_set": (gettext_noop("Key sets"), "layers", ""),
+    "csp_account": (gettext_noop("CSP accounts"), "cloud", "account"),
+    "xks_store": (gettext_noop("External key stores"), "plug", "store"),
+    "aws_store_link": (gettext_noop("External key stores"), "plug", "link"),
+    "operation": (gettext_noop("Operations"), "list-checks", "operation"),
+    "member": (gettext_noop("People"), "user", ""),
 }
 # A verb before a key's name: the pages that do it, in the order of preference, and what it needs.
 KEY_ACTS: tuple[tuple[str, str, tuple[str, ...], Permission, tuple[str, ...]], ...] = (
-    ("Disable key", "circle-pause", ("cloud-key-disable",), Permission.CLOUD_KEYS_DISABLE, ("ENABLED",)),
-    ("Enable key", "play", ("cloud-key-enable",), Permission.CLOUD_KEYS_ENABLE, ("DISABLED",)),
-    ("Rotate key", "rotate-cw", ("cloud-key-rotate",), Permission.CLOUD_KEYS_ROTATE, ("ENABLED",)),
-    ("Block key", "ban", ("cloud-key-block",), Permission.CLOUD_KEYS_BLOCK, ("ENABLED", "DISABLED")),
+    (
+        gettext_noop("Disable key"),
+        "circle-pause",
+        ("cloud-key-disable",),
+        Permission.CLOUD_KEYS_DISABLE,
+        ("ENABLED",),
+    ),
+    (gettext_noop("Enable key"), "play", ("cloud-key-enable",), Permission.CLOUD_KEYS_ENABLE, ("DISABLED",)),
+    (
+        gettext_noop("Rotate key"),
+        "rotate-cw",
+        ("cloud-key-rotate",),
+        Permission.CLOUD_KEYS_ROTATE,
+        ("ENABLED",),
+    ),
+    (
+        gettext_noop("Block key"),
+        "ban",
+        ("cloud-key-block",),
+        Permission.CLOUD_KEYS_BLOCK,
+        ("ENABLED", "DISABLED"),
+    ),
 )
 MAKING: tuple[tuple[str, str, tuple[str, ...], Permission], ...] = (
-    ("Create key", "plus", ("cloud-key-create", "cloud-key-new"), Permission.CLOUD_KEYS_CREATE),
-    ("Create key set", "plus", ("key-set-create", "key-set-new"), Permission.KEY_SETS_MANAGE),
-    ("Add CSP account", "plus", ("csp-account-new",), Permission.CSP_ACCOUNTS_MANAGE),
-    ("Show failed operations", "list-checks", ("operations",), Permission.OPERATIONS_VIEW),
+    (gettext_noop("Create key"), "plus", ("cloud-key-create", "cloud-key-new"), Permission.CLOUD_KEYS_CREATE),
+    (gettext_noop("Create key set"), "plus", ("key-set-create", "key-set-new"), Permission.KEY_SETS_MANAGE),
+    (gettext_noop("Add CSP account"), "plus", ("csp-account-new",), Permission.CSP_ACCOUNTS_MANAGE),
+    (gettext_noop("Show failed operations"), "list-checks", ("operations",), Permission.OPERATIONS_VIEW),
 )
 
 
@@ -47,12 +67,15 @@ def object_hits(actor: Actor, vault: Vault, text: str) -> Iterator[Hit]:
 
 def making_hits(actor: Actor, vault: Vault, text: str) -> Iterator[Hit]:
     """What can be made or opened in the vault, for this person."""
-    for label, icon, names, permission in MAKING:
+    for words, icon, names, permission in MAKING:
+        label = gettext(words)
         if not holds(label, text) or not actor.may(permission, vault):
             continue
         url = next((url for name in names if (url := maybe_url(name, vault_id=vault.pk))), "")
         if url:
-            yield Hit("Do", label, f"{url}?state=FAILED" if names == ("operations",) else url, icon)
+            yield Hit(
+                gettext_noop("Do"), label, f"{url}?state=FAILED" if names == ("operations",) else url, icon
+            )
 
 
 def _hit(vault: Vault, found: Found) -> Hit | None:
@@ -82,4 +105,6 @@ def _key_acts(actor: Actor, vault: Vault, text: str) -> Iterator[Hit]:
             url = next((u for n in names if (u := maybe_url(n, vault_id=vault.pk, key_id=found.id))), "")
             if url and found.state in states:
                 # The page asks, and says why not where the key's admin group is another.
-                yield Hit("Do", f"{label} {found.name}", url, icon, found.detail, dialog=True)
+                yield Hit(
+                    gettext_noop("Do"), f"{gettext(label)} {found.name}", url, icon, found.detail, dialog=True
+                )

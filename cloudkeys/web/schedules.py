@@ -11,6 +11,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from django import forms
+from django.utils.translation import gettext_lazy
 
 from cloudkeys.schedules import (
     MAX_WINDOW_DAYS,
@@ -54,23 +55,29 @@ class RotationFields(_Mapped):
     """Never, or every so many days, weeks or months."""
 
     rotation = forms.ChoiceField(
-        choices=(("none", "Never by itself"), ("every", "On a schedule")),
+        choices=(("none", gettext_lazy("Never by itself")), ("every", gettext_lazy("On a schedule"))),
         widget=forms.RadioSelect,
         initial="none",
     )
-    every = forms.IntegerField(required=False, min_value=1, max_value=3650, initial=90, label="Every")
+    every = forms.IntegerField(
+        required=False, min_value=1, max_value=3650, initial=90, label=gettext_lazy("Every")
+    )
     unit = forms.ChoiceField(
-        required=False, choices=[(unit, unit) for unit in UNITS], initial="days", label="Unit"
+        required=False, choices=[(unit, unit) for unit in UNITS], initial="days", label=gettext_lazy("Unit")
     )
     hour = forms.TypedChoiceField(
         required=False,
         coerce=int,
         choices=[(hour, f"{hour:02}:00") for hour in range(24)],
         initial=3,
-        label="At",
+        label=gettext_lazy("At"),
     )
     time_zone = forms.CharField(
-        required=False, max_length=64, initial="UTC", label="Time zone", help_text="Such as Europe/Berlin."
+        required=False,
+        max_length=64,
+        initial="UTC",
+        label=gettext_lazy("Time zone"),
+        help_text=gettext_lazy("Such as Europe/Berlin."),
     )
 
     def clean(self) -> dict[str, Any]:
@@ -102,26 +109,39 @@ class ExpirationFields(_Mapped):
     """Never, some days after a key was made, or on a day."""
 
     ending = forms.ChoiceField(
-        choices=(("never", "Never"), ("after", "Some days after it was made"), ("on", "On a day")),
+        choices=(
+            ("never", gettext_lazy("Never")),
+            ("after", gettext_lazy("Some days after it was made")),
+            ("on", gettext_lazy("On a day")),
+        ),
         widget=forms.RadioSelect,
         initial="never",
-        label="Expiry",
+        label=gettext_lazy("Expiry"),
     )
-    days = forms.IntegerField(required=False, min_value=1, max_value=36500, initial=365, label="Days after")
-    at = forms.DateField(required=False, widget=forms.DateInput(attrs={"type": "date"}), label="Day")
+    days = forms.IntegerField(
+        required=False, min_value=1, max_value=36500, initial=365, label=gettext_lazy("Days after")
+    )
+    at = forms.DateField(
+        required=False, widget=forms.DateInput(attrs={"type": "date"}), label=gettext_lazy("Day")
+    )
     then = forms.ChoiceField(
         required=False,
-        choices=(("disable", "Disable the key"), ("delete", "Schedule its deletion")),
+        choices=(
+            ("disable", gettext_lazy("Disable the key")),
+            ("delete", gettext_lazy("Schedule its deletion")),
+        ),
         initial="disable",
-        label="Then",
-        help_text="A disabled key can be enabled again. Data under a deleted key is lost for good.",
+        label=gettext_lazy("Then"),
+        help_text=gettext_lazy(
+            "A disabled key can be enabled again. Data under a deleted key is lost for good."
+        ),
     )
     window_days = forms.IntegerField(
         required=False,
         min_value=MIN_WINDOW_DAYS,
         max_value=MAX_WINDOW_DAYS,
         initial=MAX_WINDOW_DAYS,
-        label="Waiting time before a deletion",
+        label=gettext_lazy("Waiting time before a deletion"),
     )
 
     def clean(self) -> dict[str, Any]:

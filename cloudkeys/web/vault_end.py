@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, ngettext
 
 from cloudkeys.services.vault_destruction import describe_destruction, destroy_vault
 from vault.errors import Conflict
@@ -41,44 +42,87 @@ def vault_destroy(request: Any, vault_id: UUID) -> HttpResponse:
         ended = submit(request, form, work, target=vault)
         if ended is not None:
             told = confirmation_words(wait_for_generation(ended[1]))
-            return done(request, back, f"Vault {vault.name} is destroyed. {told}")
+            return done(
+                request,
+                back,
+                gettext("Vault %(name)s is destroyed. %(told)s") % {"name": vault.name, "told": told},
+            )
     if vault.state == Vault.State.DESTROYED:
         raise Conflict("This vault was destroyed already.", cure="Nothing brings it back; make another.")
     lost = describe_destruction(request.actor, vault_id)
     consequences = [
         (
             "key-round",
-            f"{_count(lost.cloud_keys, 'key')} with {_count(lost.key_versions, 'version')} erased, for good.",
+            gettext("%(keys)s with %(versions)s erased, for good.")
+            % {
+                "keys": _count(ngettext("%(count)s key", "%(count)s keys", lost.cloud_keys), lost.cloud_keys),
+                "versions": _count(
+                    ngettext("%(count)s version", "%(count)s versions", lost.key_versions), lost.key_versions
+                ),
+            },
         ),
         (
             "layers",
-            ", ".join(
-                (
-                    _count(lost.key_sets, "key set"),
-                    _count(lost.csp_accounts, "CSP account"),
-                    _count(lost.credentials, "XKS credential") + " lost.",
-                )
+            gettext("%(key_sets)s, %(accounts)s, %(credentials)s lost.")
+            % {
+                "key_sets": _count(
+                    ngettext("%(count)s key set", "%(count)s key sets", lost.key_sets), lost.key_sets
+                ),
+                "accounts": _count(
+                    ngettext("%(count)s CSP account", "%(count)s CSP accounts", lost.csp_accounts),
+                    lost.csp_accounts,
+                ),
+                "credentials": _count(
+                    ngettext("%(count)s XKS credential", "%(count)s XKS credentials", lost.credentials),
+                    lost.credentials,
+                ),
+            },
+        ),
+        (
+            "users",
+            _count(
+                ngettext(
+                    "Access ends for %(count)s member.", "Access ends for %(count)s members.", lost.members
+                ),
+                lost.members,
             ),
         ),
-        ("users", f"Access ends for {_count(lost.members, 'member')}."),
     ]
     if lost.aws_key_stores:
         consequences.append(
-            ("cloud", "Left behind in AWS, without keys: " + ", ".join(lost.aws_key_stores) + ".")
+            (
+                "cloud",
+                gettext("Left behind in AWS, without keys: %(names)s.")
+                % {"names": ", ".join(lost.aws_key_stores)},
+            )
         )
     if lost.unfinished_operations:
-        consequences.append(("list-checks", f"{_count(lost.unfinished_operations, 'operation')} cancelled."))
+        consequences.append(
+            (
+                "list-checks",
+                _count(
+                    ngettext(
+                        "%(count)s operation cancelled.",
+                        "%(count)s operations cancelled.",
+                        lost.unfinished_operations,
+                    ),
+                    lost.unfinished_operations,
+                ),
+            )
+        )
     return confirm(
         request,
         form,
-        title=f"Destroy {vault.name}?",
-        words="Data under its keys stays unreadable for ever: the key encryption key is erased. This cannot be undone.",
+        title=gettext("Destroy %(name)s?") % {"name": vault.name},
+        words=gettext(
+            "Data under its keys stays unreadable for ever: the key encryption key is erased. This cannot be undone."
+        ),
         consequences=consequences,
-        button="Destroy vault",
+        button=gettext("Destroy vault"),
         cancel=back,
         danger=True,
     )
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
+def _count(words: str, number: int) -> str:
+    return words % {"count": f"{number:,}"}

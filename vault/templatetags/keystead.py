@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -15,6 +16,7 @@ from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext, ngettext
 
 from vault.web.frame import Can
 from vault.web.states import look
@@ -44,7 +46,7 @@ def pill(kind: str, state: Any, words: str = "") -> SafeString:
         '<span class="pill {}">{}{}</span>',
         css,
         icon(found.icon, 12, "spin" if found.moving else ""),
-        words or found.word,
+        words or gettext(found.word),
     )
 
 
@@ -68,15 +70,15 @@ def own_frame(context: Any) -> str:
 @register.simple_tag
 def simulated() -> SafeString:
     """The mark of everything that lives in the bundled AWS simulator."""
-    return format_html('<span class="simulated">{}Simulated</span>', icon("flask-conical", 13))
+    return format_html('<span class="simulated">{}{}</span>', icon("flask-conical", 13), gettext("Simulated"))
 
 
 @register.inclusion_tag("parts/copy.html")
-def copy(value: Any, label: str = "Copy", keep: int = 0, url: str = "") -> dict[str, Any]:
+def copy(value: Any, label: str = "", keep: int = 0, url: str = "") -> dict[str, Any]:
     """An identifier with a copy button; `keep` shortens it in the middle to so many characters at each end."""
     text = str(value)
     short = text if not keep or len(text) <= 2 * keep + 3 else f"{text[:keep]}…{text[-keep:]}"
-    return {"value": text, "short": short, "label": label, "url": url}
+    return {"value": text, "short": short, "label": label or gettext("Copy"), "url": url}
 
 
 # --- time and numbers ---------------------------------------------------------------------------------------------
@@ -90,32 +92,37 @@ def _zone(context: Any) -> ZoneInfo:
         return ZoneInfo("UTC")
 
 
+# fmt: off
+_UNITS: tuple[tuple[int, Callable[[int], str]], ...] = (
+    (86400 * 365, lambda count: ngettext("%(count)s year", "%(count)s years", count)),
+    (86400 * 60, lambda count: ngettext("%(count)s month", "%(count)s months", count)),
+    (86400, lambda count: ngettext("%(count)s day", "%(count)s days", count)),
+    (3600, lambda count: ngettext("%(count)s hour", "%(count)s hours", count)),
+    (60, lambda count: ngettext("%(count)s minute", "%(count)s minutes", count)),
+    (1, lambda count: ngettext("%(count)s second", "%(count)s seconds", count)),
+)
+# fmt: on
+
+
 def relative(at: datetime, now: datetime) -> str:
     """in 12 days, 3 hours ago."""
     seconds = (at - now).total_seconds()
     size = abs(seconds)
-    if size < 5:
-        return "now"
-    for length, name in (
-        (86400 * 365, "year"),
-        (86400 * 60, "month"),
-        (86400, "day"),
-        (3600, "hour"),
-        (60, "minute"),
-        (1, "second"),
-    ):
-        if size >= length:
-            count = int(size // (86400 * 30.44)) if name == "month" else int(size / length + 0.05)
-            amount = f"{count} {name}{'' if count == 1 else 's'}"
-            return f"in {amount}" if seconds > 0 else f"{amount} ago"
-    return "now"
+    if size >= 5:
+        for length, words in _UNITS:
+            if size >= length:
+                count = int(size // (86400 * 30.44)) if length == 86400 * 60 else int(size / length + 0.05)
+                amount = words(count) % {"count": count}
+                told = gettext("in %(amount)s") if seconds > 0 else gettext("%(amount)s ago")
+                return told % {"amount": amount}
+    return gettext("now")
 
 
 @register.simple_tag(takes_context=True)
-def when(context: Any, at: Any, none: str = "never") -> SafeString:
+def when(context: Any, at: Any, none: str = "") -> SafeString:
     """A moment as people say it, exact in the reader's own zone on hover: {% when key.last_used_at none="not yet" %}."""
     if not at:
-        return format_html('<span class="soft">{}</span>', none)
+        return format_html('<span class="soft">{}</span>', none or gettext("never"))
     if isinstance(at, str):
         at = datetime.fromisoformat(at)
     exact = at.astimezone(_zone(context))
@@ -129,10 +136,10 @@ def when(context: Any, at: Any, none: str = "never") -> SafeString:
 
 
 @register.simple_tag(takes_context=True)
-def exact(context: Any, at: Any, none: str = "never") -> SafeString:
+def exact(context: Any, at: Any, none: str = "") -> SafeString:
     """A moment in the reader's own zone, in full."""
     if not at:
-        return format_html('<span class="soft">{}</span>', none)
+        return format_html('<span class="soft">{}</span>', none or gettext("never"))
     if isinstance(at, date) and not isinstance(at, datetime):
         return format_html('<time datetime="{}">{} {}</time>', at.isoformat(), at.day, f"{at:%b %Y}")
     here = at.astimezone(_zone(context))
@@ -180,13 +187,19 @@ def duration(value: Any) -> str:
     seconds = value.total_seconds() if isinstance(value, timedelta) else float(value or 0)
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    for length, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
+    for length, words in _UNITS[2:5]:
         if seconds >= length and seconds % length == 0:
             count = int(seconds // length)
-            return f"{count} {name}{'' if count == 1 else 's'}"
+            return words(count) % {"count": count}
     if seconds >= 60:
         return f"{int(seconds // 60)} min {int(seconds % 60)} s"
     return f"{seconds:.1f} s".replace(".0 s", " s")
+
+
+@register.filter
+def translated(text: Any) -> str:
+    """A text of a table, marked by gettext_noop, where a tag wants a value: words=act.words|translated."""
+    return gettext(str(text))
 
 
 @register.filter
@@ -231,7 +244,7 @@ def field(
     return {
         "field": bound,
         "control": bound.as_widget(attrs={k: v for k, v in extra.items() if v is not None}),
-        "unit": unit or units.get(bound.name, ""),
+        "unit": unit or gettext(units.get(bound.name, "")),
         "is_check": isinstance(widget, forms.CheckboxInput),
         "is_group": many,
         "is_password": isinstance(widget, forms.PasswordInput),

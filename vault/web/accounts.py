@@ -8,6 +8,7 @@ from uuid import UUID
 from django.db.models import Count
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from vault.api.listing import Listing, choice, text
 from vault.models import Membership, Vault
@@ -30,24 +31,36 @@ ACCOUNTS = Listing(
     in_vault=False,
 )
 COLUMNS = (
-    Column("person", "Person", ordering="email", always=True),
-    Column("state", "State"),
-    Column("vaults", "Vaults", num=True),
-    Column("last_sign_in", "Last sign-in"),
-    Column("second_factor", "Second factor"),
-    Column("since", "Made", ordering="created_at", shown=False),
+    Column("person", gettext_noop("Person"), ordering="email", always=True),
+    Column("state", gettext_noop("State")),
+    Column("vaults", gettext_noop("Vaults"), num=True),
+    Column("last_sign_in", gettext_noop("Last sign-in")),
+    Column("second_factor", gettext_noop("Second factor")),
+    Column("since", gettext_noop("Made"), ordering="created_at", shown=False),
 )
-MENUS = (FilterMenu("active", "State", (("True", "May sign in"), ("False", "Disabled")), many=False),)
+MENUS = (
+    FilterMenu(
+        "active",
+        gettext_noop("State"),
+        (("True", gettext_noop("May sign in")), ("False", gettext_noop("Disabled"))),
+        many=False,
+    ),
+)
 HELP = {
-    "title": "Accounts and people",
+    "title": gettext_noop("Accounts and people"),
     "words": (
-        "An account is a person who can sign in. What they may do in a vault is their role there, which the vault's admins give.",
+        gettext_noop(
+            "An account is a person who can sign in. What they may do in a vault is their role there, which "
+            "the vault's admins give."
+        ),
         (
-            "Accounts come into being when somebody is added to a vault. Here you help with a lost password, and lock somebody out of "
-            "everything at once."
+            gettext_noop(
+                "Accounts come into being when somebody is added to a vault. Here you help with a lost password, and lock somebody out of "
+                "everything at once."
+            )
         ),
     ),
-    "links": (("Who may do what", "permissions"),),
+    "links": ((gettext_noop("Who may do what"), "permissions"),),
 }
 
 
@@ -63,7 +76,7 @@ def account_list(request: Any) -> HttpResponse:
         id="accounts",
         row_template="vault/accounts/row.html",
         menus=MENUS,
-        search_words="Search name or e-mail",
+        search_words=gettext("Search name or e-mail"),
         me=request.actor.user,
     )
     return list_page(request, "vault/accounts/list.html", found, {"help": HELP})
@@ -82,8 +95,8 @@ def account_detail(request: Any, user_id: UUID) -> HttpResponse:
         .exclude(vault__state=Vault.State.DESTROYED)
         .select_related("vault")
         .order_by("vault__name")[:100],
-        "can_disable": Can(False, "This is your own account.") if own else Can(True),
-        "can_reset": Can(False, "This is your own account: change your password instead.")
+        "can_disable": Can(False, gettext("This is your own account.")) if own else Can(True),
+        "can_reset": Can(False, gettext("This is your own account: change your password instead."))
         if own
         else Can(True),
         "help": HELP,
@@ -101,30 +114,36 @@ def account_reset(request: Any, user_id: UUID) -> HttpResponse:
         issued = submit(request, form, lambda values: users.issue_one_time_password(request.actor, row.email))
         if issued is not None:
             if users.mail_issued(issued):
-                return done(request, back, f"A one-time password was mailed to {row.email}.")
+                return done(
+                    request,
+                    back,
+                    gettext("A one-time password was mailed to %(email)s.") % {"email": row.email},
+                )
             once.remember(request, back)
             return shown_once(
                 request,
                 row,
                 issued.password.reveal_text(),
                 back,
-                title="New one-time password",
-                crumbs=[("Accounts", reverse("accounts"))],
+                title=gettext("New one-time password"),
+                crumbs=[(gettext("Accounts"), reverse("accounts"))],
             )
     return confirm(
         request,
         form,
-        title=f"Give {row.get_full_name()} a one-time password?",
-        words=f"For {row.email}. Be sure that it is really they who ask.",
+        title=gettext("Give %(row)s a one-time password?") % {"row": row.get_full_name()},
+        words=gettext("For %(email)s. Be sure that it is really they who ask.") % {"email": row.email},
         consequences=[
-            ("log-out", "Their present password no longer works, and every session of theirs ends."),
-            ("key-round", "Their second factor and their API tokens stay as they are."),
+            ("log-out", gettext("Their present password no longer works, and every session of theirs ends.")),
+            ("key-round", gettext("Their second factor and their API tokens stay as they are.")),
             (
                 "clock",
-                "It must be replaced by a password of their own at the first sign-in, within seven days.",
+                gettext(
+                    "It must be replaced by a password of their own at the first sign-in, within seven days."
+                ),
             ),
         ],
-        button="Issue one-time password",
+        button=gettext("Issue one-time password"),
         cancel=back,
         danger=True,
     )
@@ -143,23 +162,33 @@ def account_switch(request: Any, user_id: UUID, verb: str) -> HttpResponse:
             submit(request, form, lambda values: work(request.actor, row.pk, reason=values["reason"]))
             is not None
         ):
-            told = "is locked out" if off else "may sign in again"
-            return done(request, back, f"{row.email} {told}.")
+            told = gettext("%(email)s is locked out.") if off else gettext("%(email)s may sign in again.")
+            return done(request, back, told % {"email": row.email})
     if off:
         consequences = [
-            ("log-out", "Every session of theirs is over with its next request."),
-            ("ban", "Their API tokens are refused: look for what runs with them."),
-            ("undo-2", "Their roles and groups stay, and hold again when you enable the account."),
+            ("log-out", gettext("Every session of theirs is over with its next request.")),
+            ("ban", gettext("Their API tokens are refused: look for what runs with them.")),
+            ("undo-2", gettext("Their roles and groups stay, and hold again when you enable the account.")),
         ]
     else:
-        consequences = [("key-round", "Their roles, groups and API tokens that have not ended hold again.")]
+        consequences = [
+            ("key-round", gettext("Their roles, groups and API tokens that have not ended hold again."))
+        ]
     return confirm(
         request,
         form,
-        title=f"{'Disable' if off else 'Enable'} the account of {row.get_full_name()}?",
-        words=f"{row.email} can {'no longer sign in, to any vault' if off else 'sign in again'}.",
+        title=(
+            gettext("Disable the account of %(name)s?") if off else gettext("Enable the account of %(name)s?")
+        )
+        % {"name": row.get_full_name()},
+        words=(
+            gettext("%(email)s can no longer sign in, to any vault.")
+            if off
+            else gettext("%(email)s can sign in again.")
+        )
+        % {"email": row.email},
         consequences=consequences,
-        button="Disable account" if off else "Enable account",
+        button=gettext("Disable account") if off else gettext("Enable account"),
         cancel=back,
         danger=off,
     )

@@ -13,6 +13,7 @@ from typing import Any
 from django.template.loader import render_to_string
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext
 
 _W, _H = 720.0, 120.0
 _COLOURS = 6
@@ -146,7 +147,14 @@ def lines(
             )
         )
     told = "; ".join(
-        f"{s.name} at most {_number(max((v for v in s.values if v is not None), default=None))} {unit}".strip()
+        (
+            gettext("%(name)s at most %(max)s %(unit)s")
+            % {
+                "name": s.name,
+                "max": _number(max((v for v in s.values if v is not None), default=None)),
+                "unit": unit,
+            }
+        ).strip()
         for s in series
     )
     words = f"{title}: {told}."
@@ -205,7 +213,11 @@ def calendar(title: str, days: Sequence[date], due: Iterable[Due]) -> SafeString
             )
         )
     count = sum(things.values())
-    told = f"{title}: {count:,} in {len(days)} days."
+    told = gettext("%(title)s: %(count)s in %(days)s days.") % {
+        "title": title,
+        "count": f"{count:,}",
+        "days": len(days),
+    }
     svg = format_html(
         '<svg viewBox="0 0 {} 40" width="{}" height="40" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>',
         f"{_W:.0f}",
@@ -222,7 +234,7 @@ def calendar(title: str, days: Sequence[date], due: Iterable[Due]) -> SafeString
             "words": told,
             "strip": True,
             "rows": [(_day(day), [", ".join(words)]) for day, words in sorted(by_day.items()) if words],
-            "series": [(1, Series("Due", ()))],
+            "series": [(1, Series(gettext("Due"), ()))],
             "labels": (labels[0], labels[len(labels) // 2], labels[-1]) if labels else (),
         },
     )

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from django import forms
 from django.http import HttpResponse
+from django.utils.translation import gettext, gettext_lazy
 
 from vault.errors import Conflict, NeedsApproval, StaleRevision, Unavailable, ValidationFailed
 from vault.models import AuditEvent
@@ -141,7 +142,7 @@ class ConfirmForm(PageForm):
         required=False,
         max_length=REASON_LENGTH,
         widget=forms.Textarea(attrs={"rows": "2"}),
-        help_text="It stands in the audit record.",
+        help_text=gettext_lazy("It stands in the audit record."),
     )
     typed_name = forms.CharField(
         required=False,
@@ -157,7 +158,7 @@ class ConfirmForm(PageForm):
         else:
             self.fields["reason"].required = reason == "required"
         if typed:
-            self.fields["typed_name"].label = f"Type {typed} to confirm"
+            self.fields["typed_name"].label = gettext("Type %(typed)s to confirm") % {"typed": typed}
             self.fields["typed_name"].required = True
         else:
             del self.fields["typed_name"]

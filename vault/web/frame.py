@@ -22,6 +22,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils.cache import patch_vary_headers
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.utils.translation import gettext
 
 from vault.actors import Actor
 from vault.api.authentication import request_id, source_ip
@@ -253,7 +254,7 @@ def problem(request: Any, error: DomainError) -> HttpResponse:
     if request.headers.get("HX-Request"):
         told = {"toast": {"level": "error", "text": error.message, "cure": cure}}
         return HttpResponse(status=kind.status, headers={"HX-Trigger": json.dumps(told)})
-    title = "There is nothing here" if kind.status == 404 else kind.title
+    title = gettext("There is nothing here") if kind.status == 404 else kind.title
     context = {
         "title": title,
         "words": error.message,

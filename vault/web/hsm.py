@@ -14,6 +14,7 @@ from django.db.models import Count, OuterRef, Q, Subquery
 from django.db.models.functions import Coalesce
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from vault.api.listing import Listing, choice, text
 from vault.errors import NotFound
@@ -27,22 +28,31 @@ from vault.web.hsm_profile import documented_of, profile_of
 from vault.web.lists import Column, FilterMenu, list_page, read_list
 from vault.web.palette import maybe_url
 
-PIN_REFUSED = "PIN refused"
+PIN_REFUSED = gettext_noop("PIN refused")
 LEVELS = ("danger", "warn", "neutral", "ok")
 SEE, MANAGE = Permission.APPLIANCE_VIEW_HSMS, Permission.APPLIANCE_MANAGE_HSMS
-TABS = {"overview": "Members", "capabilities": "What works", "keys": "Keys and dependents", "audit": "Audit"}
+TABS = {
+    "overview": gettext_noop("Members"),
+    "capabilities": gettext_noop("What works"),
+    "keys": gettext_noop("Keys and dependents"),
+    "audit": gettext_noop("Audit"),
+}
 MOST_EVENTS = 50
 KEY_COLUMNS = (
-    Column("key", "Key", always=True),
-    Column("purpose", "For"),
-    Column("vault", "Vault"),
-    Column("members", "Where it is"),
-    Column("replication", "How it got there"),
-    Column("created", "Made", ordering="created_at"),
+    Column("key", gettext_noop("Key"), always=True),
+    Column("purpose", gettext_noop("For")),
+    Column("vault", gettext_noop("Vault")),
+    Column("members", gettext_noop("Where it is")),
+    Column("replication", gettext_noop("How it got there")),
+    Column("created", gettext_noop("Made"), ordering="created_at"),
 )
 KEY_MENUS = (
-    FilterMenu("purpose", "For", tuple((str(v), str(label)) for v, label in HsmKey.Purpose.choices)),
-    FilterMenu("state", "State", tuple((str(v), str(label)) for v, label in HsmKey.State.choices)),
+    FilterMenu(
+        "purpose", gettext_noop("For"), tuple((str(v), str(label)) for v, label in HsmKey.Purpose.choices)
+    ),
+    FilterMenu(
+        "state", gettext_noop("State"), tuple((str(v), str(label)) for v, label in HsmKey.State.choices)
+    ),
 )
 KEYS = Listing(
     orderings={"created_at": "created_at"},
@@ -71,19 +81,28 @@ PLACED = Coalesce(
 )
 """On how many members a key is."""
 HELP = {
-    "title": "What an HSM is for here",
+    "title": gettext_noop("What an HSM is for here"),
     "words": (
         (
-            "An HSM keeps keys in hardware that does not give them out. It can hold the root key, wrap the keys of a key set, or be "
-            "the only place where keys exist; the vault's admins choose for each key set."
+            gettext_noop(
+                "An HSM keeps keys in hardware that does not give them out. It can hold the root key, wrap the keys of a key set, or be "
+                "the only place where keys exist; the vault's admins choose for each key set."
+            )
         ),
         (
-            "Its members hold the same keys, so that one may fail. Each is tried at least once a minute; a member that fails is "
-            "left out and comes back by itself."
+            gettext_noop(
+                "Its members hold the same keys, so that one may fail. Each is tried at least once a minute; a member that fails is "
+                "left out and comes back by itself."
+            )
         ),
-        "A PIN is typed once and never shown again. If the HSM refuses it, nobody tries it again until you change it.",
+        gettext_noop(
+            "A PIN is typed once and never shown again. If the HSM refuses it, nobody tries it again until you change it."
+        ),
     ),
-    "links": (("HSMs: protections, vendors, troubleshooting", "hsm"), ("Threat model", "threat-model")),
+    "links": (
+        (gettext_noop("HSMs: protections, vendors, troubleshooting"), "hsm"),
+        (gettext_noop("Threat model"), "threat-model"),
+    ),
 }
 
 
@@ -143,15 +162,19 @@ def look_at(row: HsmConnection, *, keys: int = 0, alone: int = 0, vaults: int = 
     if refused:
         level, words = "danger", PIN_REFUSED
     elif unknown:
-        level, words = "neutral", "Not checked yet"
+        level, words = "neutral", gettext("Not checked yet")
     elif len(good) == len(members):
-        level, words = "ok", "All members serve" if len(members) > 1 else "Serves"
+        level, words = "ok", gettext("All members serve") if len(members) > 1 else gettext("Serves")
     elif good or fair:
         down = len(members) - len(good) - len(fair)
         level = "warn"
-        words = f"{down} of {len(members)} members down" if down else "Look at its members"
+        words = (
+            gettext("%(down)s of %(members)s members down") % {"down": down, "members": len(members)}
+            if down
+            else gettext("Look at its members")
+        )
     else:
-        level, words = "danger", "No member answers"
+        level, words = "danger", gettext("No member answers")
     latencies = [each.latency_ms for each in good + fair if each.latency_ms is not None]
     checked = [each.checked_at for each in members if each.checked_at is not None]
     return HsmSeen(
@@ -206,10 +229,10 @@ def hsm_list(request: Any) -> HttpResponse:
     worst = min((LEVELS.index(each.level) for each in found), default=0)
     bad = sum(each.level == "danger" for each in found)
     words = {
-        "danger": f"{'One HSM needs' if bad == 1 else f'{bad} HSMs need'} you",
-        "warn": "A member is down, or slow",
-        "neutral": "Some were not checked yet",
-        "ok": "Every HSM serves" if len(found) > 1 else "It serves",
+        "danger": ngettext("One HSM needs you", "%(count)s HSMs need you", bad) % {"count": bad},
+        "warn": gettext("A member is down, or slow"),
+        "neutral": gettext("Some were not checked yet"),
+        "ok": gettext("Every HSM serves") if len(found) > 1 else gettext("It serves"),
     }
     context = {
         "hsms": found,
@@ -245,9 +268,11 @@ def _login_words(row: HsmConnection) -> str:
     if not row.needs_pin:
         return str(row.get_login_display())
     if row.pin_source == HsmConnection.PinSource.STORED:
-        return "PIN, kept here, encrypted"
+        return gettext("PIN, kept here, encrypted")
     name = variable_of(row)
-    return f"PIN, read by each host from {name} or the file that {name}_FILE names"
+    return gettext("PIN, read by each host from %(name)s or the file that %(name)s_FILE names") % {
+        "name": name
+    }
 
 
 _LEVEL_OF = {"ACTIVE": "ok", "DEGRADED": "warn", "UNAVAILABLE": "danger"}
@@ -260,8 +285,10 @@ def _member(row: HsmMember) -> MemberSeen:
         # With one host its sight is the member's own state.
         for host, sight in sorted(row.hosts.items()):
             state, taken = str(sight.get("state", "")), sight.get("latency_ms")
-            words = f"from {host}: {state.lower()}" + (
-                f", {taken:.1f} ms" if isinstance(taken, int | float) else ""
+            words = (gettext("from %(host)s: %(state)s") % {"host": host, "state": state.lower()}) + (
+                gettext(", %(taken)s ms") % {"taken": f"{taken:.1f}"}
+                if isinstance(taken, int | float)
+                else ""
             )
             hosts.append((host, _LEVEL_OF.get(state, "neutral"), words))
     return MemberSeen(row, str(told.get("model", "")), str(told.get("firmware", "")), hosts)
@@ -334,9 +361,11 @@ def _keys(request: Any, row: HsmConnection) -> HttpResponse:
         id="hsm-keys",
         row_template="vault/hsm/key_row.html",
         menus=KEY_MENUS,
-        search_words="Label or CKA_ID",
-        empty_title="No key yet",
-        empty_words="A key is made here when the root key moves in, or a vault makes a key set that an HSM protects.",
+        search_words=gettext("Label or CKA_ID"),
+        empty_title=gettext("No key yet"),
+        empty_words=gettext(
+            "A key is made here when the root key moves in, or a vault makes a key set that an HSM protects."
+        ),
     )
     _explain_keys(found.rows, members)
     context["alone"] = rows.filter(state=HsmKey.State.ACTIVE, placed=1).count() if len(members) > 1 else 0
@@ -357,14 +386,14 @@ def _explain_keys(rows: list[Any], members: list[HsmMember]) -> None:
         row.alone = len(members) > 1 and len(on) == 1
         row.placed_words = (
             (
-                "On one member only"
+                gettext("On one member only")
                 if row.alone
-                else f"On {len(on)} of {len(members)}"
+                else gettext("On %(on)s of %(members)s") % {"on": len(on), "members": len(members)}
                 if row.missing
-                else "On all members"
+                else gettext("On all members")
             )
             if len(members) > 1
-            else ("In the HSM" if on else "Not seen yet")
+            else (gettext("In the HSM") if on else gettext("Not seen yet"))
         )
 
 

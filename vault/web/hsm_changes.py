@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext
 
 from vault.hsm_modules import allowed_variables, module_folders
 from vault.models import HsmConnection, Vault
@@ -60,14 +61,16 @@ def hsm_create(request: Any) -> HttpResponse:
             request, form, lambda values: service.create_connection(request.actor, **_values(values))
         )
         if made is not None:
-            told = f"{made.name} is connected. Test it before anything depends on it."
+            told = gettext("%(name)s is connected. Test it before anything depends on it.") % {
+                "name": made.name
+            }
             return done(request, reverse("hsm", args=[made.pk]), told)
     context = {
         "form": form,
         "vendor": vendor,
         "vendors": [
             *((name, each.label, name == chosen) for name, each in VENDORS.items()),
-            ("", "Another", vendor is None),
+            ("", gettext("Another"), vendor is None),
         ],
         "logins": form.login_options,
         "variables": form.allowed,
@@ -106,7 +109,7 @@ def hsm_edit(request: Any, connection_id: UUID) -> HttpResponse:
             target=row,
         )
         if saved is not None:
-            return done(request, back, "Saved. The helpers follow within seconds.")
+            return done(request, back, gettext("Saved. The helpers follow within seconds."))
     context = {
         "form": form,
         "row": row,
@@ -141,7 +144,7 @@ def hsm_pin(request: Any, connection_id: UUID) -> HttpResponse:
             target=row,
         )
         if saved is not None:
-            return done(request, back, "The new PIN is tried once, within seconds.")
+            return done(request, back, gettext("The new PIN is tried once, within seconds."))
     context = {"form": form, "row": row, "stored": stored, "back": back, "help": HELP}
     return page(request, "vault/hsm/pin.html", context, status=form.status)
 
@@ -152,7 +155,7 @@ def hsm_test(request: Any, connection_id: UUID) -> HttpResponse:
     form = PageForm(request.POST)
     wanted = submit(request, form, lambda values: service.request_test(request.actor, connection_id))
     back = reverse("hsm", args=[connection_id])
-    return done(request, back, "The test has begun." if wanted is not None else "")
+    return done(request, back, gettext("The test has begun.") if wanted is not None else "")
 
 
 @appliance_page(MANAGE)
@@ -174,22 +177,23 @@ def hsm_delete(request: Any, connection_id: UUID) -> HttpResponse:
             return done(
                 request,
                 reverse("hsms"),
-                f"{row.name} is disconnected. The keys in the HSM itself were left there.",
+                gettext("%(name)s is disconnected. The keys in the HSM itself were left there.")
+                % {"name": row.name},
             )
     depending = dependents_in_words(row)
     consequences = [(icon, words) for icon, words, _ in depending] or [
-        ("circle-check", "Nothing depends on it.")
+        ("circle-check", gettext("Nothing depends on it."))
     ]
-    consequences.append(("cpu", "Nothing is deleted in the HSM: keys that are there stay there."))
+    consequences.append(("cpu", gettext("Nothing is deleted in the HSM: keys that are there stay there.")))
     return confirm(
         request,
         form,
-        title=f"Delete the connection {row.name}?",
-        words="It is refused as long as this depends on it. Move that elsewhere first."
+        title=gettext("Delete the connection %(name)s?") % {"name": row.name},
+        words=gettext("It is refused as long as this depends on it. Move that elsewhere first.")
         if depending
-        else "Its PIN is erased here and its helper processes end.",
+        else gettext("Its PIN is erased here and its helper processes end."),
         consequences=consequences,
-        button="Delete connection",
+        button=gettext("Delete connection"),
         cancel=reverse("hsm", args=[row.pk]),
         danger=True,
     )

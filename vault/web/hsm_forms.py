@@ -8,29 +8,36 @@ from pathlib import Path
 from typing import Any
 
 from django import forms
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from vault.web.forms import PageForm
 
 LOGINS = (
     ("pin", "PIN"),
-    ("module", "nShield, module protection"),
-    ("softcard", "nShield, softcard preloaded"),
-    ("ocs", "nShield, operator cards preloaded"),
+    ("module", gettext_lazy("nShield, module protection")),
+    ("softcard", gettext_lazy("nShield, softcard preloaded")),
+    ("ocs", gettext_lazy("nShield, operator cards preloaded")),
 )
 LOGIN_WORDS = {
-    "pin": "Password of the token's user; on CloudHSM user:password, on YubiHSM the key's id and its password. It is tried once.",
-    "module": "Keys may be used by whoever reaches the module. No PIN.",
-    "softcard": "The vendor's preload holds the softcard open beside Keystead. No PIN here.",
-    "ocs": "The vendor's preload reads the operator cards, also K of N. No PIN here.",
+    "pin": gettext_noop(
+        "Password of the token's user; on CloudHSM user:password, on YubiHSM the key's id and its "
+        "password. It is tried once."
+    ),
+    "module": gettext_noop("Keys may be used by whoever reaches the module. No PIN."),
+    "softcard": gettext_noop("The vendor's preload holds the softcard open beside Keystead. No PIN here."),
+    "ocs": gettext_noop("The vendor's preload reads the operator cards, also K of N. No PIN here."),
 }
 PIN_SOURCES = (
-    ("stored", "Kept here, encrypted under the installation's key"),
-    ("external", "Read by each host from its environment or a file"),
+    ("stored", gettext_lazy("Kept here, encrypted under the installation's key")),
+    ("external", gettext_lazy("Read by each host from its environment or a file")),
 )
-PIN_SOURCE_HELP = "The HSM that is to hold the root key needs the second: its PIN cannot be kept under a key that it alone opens."
+PIN_SOURCE_HELP = gettext_lazy(
+    "The HSM that is to hold the root key needs the second: its PIN cannot be kept under a key that "
+    "it alone opens."
+)
 ROUTINGS = (
-    ("preferred", "The first member that is well does it all"),
-    ("active-active", "All members in turn"),
+    ("preferred", gettext_lazy("The first member that is well does it all")),
+    ("active-active", gettext_lazy("All members in turn")),
 )
 MODULES = (
     "libsofthsm2.so",
@@ -60,44 +67,52 @@ VENDORS: dict[str, Vendor] = {
     "nshield": Vendor(
         "nShield",
         "entrust-nshield-solo-connect-5c",
-        "Entrust nShield: all modules of one Security World count as one member.",
-        "Module protection needs no PIN. Softcards and operator cards take their passphrase as PIN, or the vendor's preload, "
-        "whose file the environment names. We have not tried this HSM: the test tells what works.",
+        gettext_noop("Entrust nShield: all modules of one Security World count as one member."),
+        gettext_noop(
+            "Module protection needs no PIN. Softcards and operator cards take their passphrase as PIN, or the vendor's preload, "
+            "whose file the environment names. We have not tried this HSM: the test tells what works."
+        ),
         "/opt/nfast/toolkits/pkcs11/libcknfast.so",
         "CKNFAST_LOADSHARING=1\nCKNFAST_ASSUME_SINGLE_PROCESS=0",
     ),
     "luna": Vendor(
-        "Luna",
+        gettext_noop("Luna"),
         "thales-luna-network-hsm",
-        "Thales Luna: either its own HA group as one member, or each partition as a member.",
-        "The client needs an NTLS link to each appliance. The PIN is the Crypto Officer's. HSMs with Functionality Modules are "
-        "refused. We have not tried this HSM: the test tells what works.",
+        gettext_noop("Thales Luna: either its own HA group as one member, or each partition as a member."),
+        gettext_noop(
+            "The client needs an NTLS link to each appliance. The PIN is the Crypto Officer's. HSMs with Functionality Modules are "
+            "refused. We have not tried this HSM: the test tells what works."
+        ),
         "/usr/safenet/lunaclient/lib/libCryptoki2_64.so",
     ),
     "cloudhsm": Vendor(
-        "CloudHSM",
+        gettext_noop("CloudHSM"),
         "aws-cloudhsm",
-        "AWS CloudHSM: the cluster is one member, and stands at AWS.",
-        "If keys are to be held away from AWS, this is no place for them. The PIN is user:password of a crypto user. We have not "
-        "tried this HSM: the test tells what works.",
+        gettext_noop("AWS CloudHSM: the cluster is one member, and stands at AWS."),
+        gettext_noop(
+            "If keys are to be held away from AWS, this is no place for them. The PIN is user:password of a crypto user. We have not "
+            "tried this HSM: the test tells what works."
+        ),
         "/opt/cloudhsm/lib/libcloudhsm_pkcs11.so",
         level="warn",
     ),
     "yubihsm": Vendor(
-        "YubiHSM",
+        gettext_noop("YubiHSM"),
         "yubihsm-2",
-        "YubiHSM 2 has no AES-GCM, by its documents: expect that no protection is possible.",
-        "The PIN is the authentication key's id in four hexadecimal digits, then its password. We have not tried this HSM: the test "
-        "tells what works.",
+        gettext_noop("YubiHSM 2 has no AES-GCM, by its documents: expect that no protection is possible."),
+        gettext_noop(
+            "The PIN is the authentication key's id in four hexadecimal digits, then its password. We have not tried this HSM: the test "
+            "tells what works."
+        ),
         "/usr/lib/x86_64-linux-gnu/pkcs11/yubihsm_pkcs11.so",
         "YUBIHSM_PKCS11_CONF=/etc/yubihsm_pkcs11.conf",
         level="warn",
     ),
     "softhsm": Vendor(
-        "SoftHSM",
+        gettext_noop("SoftHSM"),
         "softhsm-for-trying-out-only",
-        "SoftHSM is a program, not hardware: for trying out only.",
-        "Its keys are in files under its PIN. Everything that is protected by it says so.",
+        gettext_noop("SoftHSM is a program, not hardware: for trying out only."),
+        gettext_noop("Its keys are in files under its PIN. Everything that is protected by it says so."),
         "/usr/lib/softhsm/libsofthsm2.so",
         "SOFTHSM2_CONF=/etc/softhsm/softhsm2.conf",
         level="warn",
@@ -156,53 +171,60 @@ def read_environment(text: str) -> dict[str, str]:
 class ConnectionForm(PageForm):
     """A connection, without its PIN."""
 
-    name = forms.CharField(max_length=100, help_text="Such as luna-frankfurt. Key sets show it.")
+    name = forms.CharField(
+        max_length=100, help_text=gettext_lazy("Such as luna-frankfurt. Key sets show it.")
+    )
     module_path = forms.CharField(
         max_length=500,
-        label="PKCS#11 module",
+        label=gettext_lazy("PKCS#11 module"),
         widget=forms.TextInput(attrs={"class": "mono", "spellcheck": "false", "list": "hsm-modules"}),
     )
     environment = forms.CharField(
         required=False,
         max_length=4000,
-        label="Environment of the module",
+        label=gettext_lazy("Environment of the module"),
         widget=forms.Textarea(attrs={"rows": "2", "spellcheck": "false", "class": "mono"}),
-        help_text="What the vendor's library wants to find there: NAME=VALUE, one a line.",
+        help_text=gettext_lazy("What the vendor's library wants to find there: NAME=VALUE, one a line."),
     )
     login = forms.ChoiceField(choices=LOGINS, widget=forms.RadioSelect, initial="pin")
     pin_source = forms.ChoiceField(
         choices=PIN_SOURCES,
         required=False,
         initial="stored",
-        label="Where the PIN is",
+        label=gettext_lazy("Where the PIN is"),
         help_text=PIN_SOURCE_HELP,
     )
     members = forms.CharField(
         max_length=4000,
-        label="Tokens",
+        label=gettext_lazy("Tokens"),
         widget=forms.Textarea(attrs={"rows": "3", "spellcheck": "false", "class": "mono"}),
-        help_text="One a line, the preferred one first: its serial number, or label: and its label. Several must hold the same keys.",
+        help_text=gettext_lazy(
+            "One a line, the preferred one first: its serial number, or label: and its label. Several must "
+            "hold the same keys."
+        ),
     )
-    routing = forms.ChoiceField(choices=ROUTINGS, initial="preferred", label="Sharing the work")
+    routing = forms.ChoiceField(choices=ROUTINGS, initial="preferred", label=gettext_lazy("Sharing the work"))
     timeout_ms = forms.IntegerField(
         min_value=50,
         max_value=60_000,
         initial=1000,
-        label="Time-out of a call",
-        help_text="A helper that hangs longer is ended and started anew.",
+        label=gettext_lazy("Time-out of a call"),
+        help_text=gettext_lazy("A helper that hangs longer is ended and started anew."),
     )
     vaults = forms.MultipleChoiceField(
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        label="Vaults",
-        help_text="Only these can choose it for their key sets.",
+        label=gettext_lazy("Vaults"),
+        help_text=gettext_lazy("Only these can choose it for their key sets."),
     )
 
     def __init__(
         self, *args: Any, folders: Iterable[str | Path], variables: Iterable[str], vaults: Any, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.fields["module_path"].help_text = f"In one of {', '.join(str(each) for each in folders)}."
+        self.fields["module_path"].help_text = gettext("In one of %(value)s.") % {
+            "value": ", ".join(str(each) for each in folders)
+        }
         self.allowed = sorted(variables)
         self.fields["vaults"].choices = [(str(row.pk), row.name) for row in vaults]  # type: ignore[attr-defined]
 
@@ -217,15 +239,18 @@ class ConnectionForm(PageForm):
         """As tokens."""
         found = read_members(self.cleaned_data["members"])
         if any(not each.serial and not each.label for each in found):
-            raise forms.ValidationError("A label is missing. Write label: and the token's label.")
+            raise forms.ValidationError(gettext("A label is missing. Write label: and the token's label."))
         if len(set(found)) != len(found):
-            raise forms.ValidationError("A token stands there twice. Name each once.")
+            raise forms.ValidationError(gettext("A token stands there twice. Name each once."))
         return found
 
     @property
     def login_options(self) -> list[dict[str, Any]]:
         """The ways to log in with what each means, for the template."""
-        return [{"option": option, "words": LOGIN_WORDS[option.data["value"]]} for option in self["login"]]
+        return [
+            {"option": option, "words": gettext(LOGIN_WORDS[option.data["value"]])}
+            for option in self["login"]
+        ]
 
 
 class NewConnectionForm(ConnectionForm):
@@ -237,7 +262,9 @@ class NewConnectionForm(ConnectionForm):
         strip=False,
         label="PIN",
         widget=forms.PasswordInput(attrs={"autocomplete": "off", "data-secret": ""}),
-        help_text="Typed once and never shown again. After a correction of this form give it once more.",
+        help_text=gettext_lazy(
+            "Typed once and never shown again. After a correction of this form give it once more."
+        ),
     )
 
     def clean(self) -> dict[str, Any]:
@@ -245,9 +272,9 @@ class NewConnectionForm(ConnectionForm):
         values: dict[str, Any] = super().clean() or self.cleaned_data
         stored = values.get("login") == "pin" and values.get("pin_source") != "external"
         if stored and not values.get("pin") and "pin" not in self.errors:
-            self.add_error("pin", "The PIN is missing.")
+            self.add_error("pin", gettext("The PIN is missing."))
         if not stored and values.get("pin"):
-            self.add_error("pin", "With this login no PIN is kept here. Leave it empty.")
+            self.add_error("pin", gettext("With this login no PIN is kept here. Leave it empty."))
         return values
 
 
@@ -257,9 +284,11 @@ class PinForm(PageForm):
     pin = forms.CharField(
         max_length=256,
         strip=False,
-        label="New PIN",
+        label=gettext_lazy("New PIN"),
         widget=forms.PasswordInput(attrs={"autocomplete": "off", "data-secret": ""}),
-        help_text="Typed once and never shown again. It is tried once; if the HSM refuses it, nobody tries it again.",
+        help_text=gettext_lazy(
+            "Typed once and never shown again. It is tried once; if the HSM refuses it, nobody tries it again."
+        ),
     )
 
 

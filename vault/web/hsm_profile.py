@@ -6,18 +6,22 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from django.utils.translation import gettext, gettext_noop
+
 from hsm import documented
 from vault.models import HsmMember
 
 PROTECTIONS = {
-    "hsm-wrapped": "Keys of a key set wrapped by it",
-    "hsm-resident": "Keys that live in it",
-    "root-key": "The root key of the installation",
+    "hsm-wrapped": gettext_noop("Keys of a key set wrapped by it"),
+    "hsm-resident": gettext_noop("Keys that live in it"),
+    "root-key": gettext_noop("The root key of the installation"),
 }
 NONCES = {
-    "ours": "Keystead gives the nonce: from the HSM's random generator, mixed with the system's",
-    "params": "the HSM makes the nonce and writes it back",
-    "appended": "the HSM makes the nonce and appends it to the ciphertext",
+    "ours": gettext_noop(
+        "Keystead gives the nonce: from the HSM's random generator, mixed with the system's"
+    ),
+    "params": gettext_noop("the HSM makes the nonce and writes it back"),
+    "appended": gettext_noop("the HSM makes the nonce and appends it to the ciphertext"),
 }
 
 
@@ -45,7 +49,7 @@ class ProfileSeen:
 
 
 def _answer(works: bool | None, yes: str = "Works", no: str = "Does not work") -> tuple[str, str]:
-    return ("neutral", "Not tried") if works is None else ("ok", yes) if works else ("danger", no)
+    return ("neutral", gettext("Not tried")) if works is None else ("ok", yes) if works else ("danger", no)
 
 
 def profile_of(row: HsmMember) -> ProfileSeen:
@@ -61,26 +65,32 @@ def profile_of(row: HsmMember) -> ProfileSeen:
         (
             "ok" if name in possible else "danger",
             words,
-            "" if name in possible else f"Not possible: {why}" if why else "Not possible",
+            ""
+            if name in possible
+            else gettext("Not possible: %(why)s") % {"why": why}
+            if why
+            else gettext("Not possible"),
         )
         for name, words in PROTECTIONS.items()
     ]
     level, outcome = _answer(gcm.get("works"))
     nonce = NONCES.get(gcm.get("iv", ""), "")
-    found = gcm.get("reason") or (f"{nonce}, {gcm.get('nonce_bytes')} bytes" if nonce else "")
-    seen.rows.append(Tried("AES-GCM both ways, with associated data", level, outcome, found))
+    found = gcm.get("reason") or (
+        gettext("%(nonce)s, %(gcm)s bytes") % {"nonce": nonce, "gcm": gcm.get("nonce_bytes")} if nonce else ""
+    )
+    seen.rows.append(Tried(gettext("AES-GCM both ways, with associated data"), level, outcome, found))
     if gcm.get("works"):
         known = gcm.get("known_answer")
-        level, outcome = _answer(known, "As elsewhere", "Another result")
-        words = "" if known is not None else "it takes no key of known value, as in FIPS mode"
-        seen.rows.append(Tried("The same result as AES-GCM elsewhere", level, outcome, words))
+        level, outcome = _answer(known, gettext("As elsewhere"), gettext("Another result"))
+        words = "" if known is not None else gettext("it takes no key of known value, as in FIPS mode")
+        seen.rows.append(Tried(gettext("The same result as AES-GCM elsewhere"), level, outcome, words))
         if gcm.get("long_iv") is not None:
             seen.rows.append(
                 Tried(
-                    "Decrypts under nonces of 16 bytes",
+                    gettext("Decrypts under nonces of 16 bytes"),
                     "neutral",
                     "Yes" if gcm["long_iv"] else "No",
-                    "AWS's reference proxy may have written such",
+                    gettext("AWS's reference proxy may have written such"),
                 )
             )
     level, outcome = _answer(kwp.get("works"))
@@ -90,34 +100,38 @@ def profile_of(row: HsmMember) -> ProfileSeen:
     )
     if not kwp.get("works") and gcm.get("works"):
         level = "neutral"  # only needed where GCM is missing
-    seen.rows.append(Tried("AES key wrap with padding (RFC 5649)", level, outcome, found))
+    seen.rows.append(Tried(gettext("AES key wrap with padding (RFC 5649)"), level, outcome, found))
     level, outcome = _answer(told.get("random", True))
-    seen.rows.append(Tried("Random generator", level, outcome, ""))
+    seen.rows.append(Tried(gettext("Random generator"), level, outcome, ""))
     level, outcome = _answer(told.get("threads_ok", True), "Yes", "No")
     seen.rows.append(
-        Tried("Calls from several threads", "neutral" if outcome == "No" else level, outcome, "")
+        Tried(gettext("Calls from several threads"), "neutral" if outcome == "No" else level, outcome, "")
     )
     oaep = told.get("oaep")
     seen.rows.append(
         Tried(
             "RSA-OAEP",
             "neutral" if not oaep else "ok",
-            "Not tried" if oaep is None else "Works" if oaep else "Does not work",
+            gettext("Not tried") if oaep is None else gettext("Works") if oaep else gettext("Does not work"),
             ", ".join(oaep or []),
         )
     )
     seen.rows += [
-        Tried(f"Refuses: {what}", "ok", "Refused", str(code))
+        Tried(gettext("Refuses: %(what)s") % {"what": what}, "ok", gettext("Refused"), str(code))
         for what, code in (told.get("errors") or {}).items()
     ]
     seen.facts = _facts(row, told)
     if row.latency_ms is not None and row.latency_ms > 25:
         seen.warnings.append(
-            f"It takes {row.latency_ms:.0f} ms. AWS waits 250 ms for everything together; 25 ms or less is what to aim for."
+            gettext(
+                "It takes %(latency_ms)s ms. AWS waits 250 ms for everything together; 25 ms or less is what to "
+                "aim for."
+            )
+            % {"latency_ms": f"{row.latency_ms:.0f}"}
         )
     if not possible:
         seen.warnings.append(
-            "Neither wrapped nor resident keys are possible with this token. Protection software is."
+            gettext("Neither wrapped nor resident keys are possible with this token. Protection software is.")
         )
     return seen
 
@@ -125,22 +139,22 @@ def profile_of(row: HsmMember) -> ProfileSeen:
 def _facts(row: HsmMember, told: dict[str, Any]) -> list[tuple[str, str]]:
     identity = row.identity or {}
     names = (
-        ("manufacturer", "Manufacturer"),
-        ("model", "Model"),
-        ("serial", "Serial"),
-        ("firmware", "Firmware"),
-        ("hardware", "Hardware"),
-        ("library", "Module"),
+        ("manufacturer", gettext("Manufacturer")),
+        ("model", gettext("Model")),
+        ("serial", gettext("Serial")),
+        ("firmware", gettext("Firmware")),
+        ("hardware", gettext("Hardware")),
+        ("library", gettext("Module")),
     )
     found = [(label, str(identity[name])) for name, label in names if identity.get(name)]
-    found.append(("FIPS mode", str(told.get("fips", "unknown"))))
-    found.append(("Functionality Modules", str(told.get("functionality_modules", "not applicable"))))
+    found.append((gettext("FIPS mode"), str(told.get("fips", "unknown"))))
+    found.append((gettext("Functionality Modules"), str(told.get("functionality_modules", "not applicable"))))
     limits = told.get("limits") or {}
     if limits:
-        found.append(("Limits", ", ".join(f"{name}: {value:,}" for name, value in limits.items())))
+        found.append((gettext("Limits"), ", ".join(f"{name}: {value:,}" for name, value in limits.items())))
     if told.get("mechanisms"):
-        found.append(("Mechanisms in its list", ", ".join(told["mechanisms"])))
-    found.append(("How this is known", str(told.get("proven", "measured on this token"))))
+        found.append((gettext("Mechanisms in its list"), ", ".join(told["mechanisms"])))
+    found.append((gettext("How this is known"), str(told.get("proven", "measured on this token"))))
     return found
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from vault.errors import NotFound
 from vault.services.root_key_move import ask_for_move, root_key_standing
@@ -15,18 +16,25 @@ from vault.web.frame import Can, appliance_page, can, done, page
 from vault.web.hsm import MANAGE, SEE, is_for_trying
 
 HELP = {
-    "title": "What the root key is",
+    "title": gettext_noop("What the root key is"),
     "words": (
         (
-            "Each vault's key is wrapped by the root key, and so is this installation's own. Whoever has the root key and the "
-            "database can read every key that no HSM protects otherwise; without the root key nobody can read anything."
+            gettext_noop(
+                "Each vault's key is wrapped by the root key, and so is this installation's own. Whoever has the root key and the "
+                "database can read every key that no HSM protects otherwise; without the root key nobody can read anything."
+            )
         ),
         (
-            "In an HSM it cannot be copied: then the database alone is worth nothing. Without that HSM, and without a backup of it, "
-            "everything is lost. Running processes go on while it is away; those that start wait for it."
+            gettext_noop(
+                "In an HSM it cannot be copied: then the database alone is worth nothing. Without that HSM, and without a backup of it, "
+                "everything is lost. Running processes go on while it is away; those that start wait for it."
+            )
         ),
     ),
-    "links": (("Root key in the HSM", "hsm"), ("Backup and restore", "backup-and-restore")),
+    "links": (
+        (gettext_noop("Root key in the HSM"), "hsm"),
+        (gettext_noop("Backup and restore"), "backup-and-restore"),
+    ),
 }
 
 
@@ -63,36 +71,59 @@ def root_key_move(request: Any, connection_id: UUID) -> HttpResponse:
         asked = submit(request, form, lambda values: ask_for_move(request.actor, row.pk))
         if asked is not None:
             return done(
-                request, back, "The move has begun. This page shows how far it is, and may be closed."
+                request,
+                back,
+                gettext("The move has begun. This page shows how far it is, and may be closed."),
             )
     trying = is_for_trying(list(row.members.all()), row.module_path)  # type: ignore[attr-defined]
     warned = (
-        [("flask-conical", "This is SoftHSM, a program: its keys lie in files. For trying out only.")]
+        [
+            (
+                "flask-conical",
+                gettext("This is SoftHSM, a program: its keys lie in files. For trying out only."),
+            )
+        ]
         if trying
         else []
     )
     return confirm(
         request,
         form,
-        title=f"{'Go on moving' if standing.unfinished else 'Move'} the root key into {row.name}?",
-        words=f"{standing.total} keys are wrapped anew, one by one, each opened from the HSM before the old goes. All serve meanwhile.",
+        title=(
+            gettext("Go on moving the root key into %(name)s?")
+            if standing.unfinished
+            else gettext("Move the root key into %(name)s?")
+        )
+        % {"name": row.name},
+        words=gettext(
+            "%(total)s keys are wrapped anew, one by one, each opened from the HSM before the old goes. All "
+            "serve meanwhile."
+        )
+        % {"total": standing.total},
         consequences=[
             *warned,
             (
                 "hard-drive",
-                "From then on the HSM is needed whenever a process starts. Back it up, and try that backup.",
+                gettext(
+                    "From then on the HSM is needed whenever a process starts. Back it up, and try that backup."
+                ),
             ),
-            ("triangle-alert", "HSM lost without a backup: every vault is lost, for ever."),
-            ("archive", "Older backups of Keystead need the old root key: keep it as long as you keep them."),
+            ("triangle-alert", gettext("HSM lost without a backup: every vault is lost, for ever.")),
+            (
+                "archive",
+                gettext("Older backups of Keystead need the old root key: keep it as long as you keep them."),
+            ),
             (
                 "undo-2",
                 (
-                    "A worker does it: this page may be closed. It may be interrupted: what was moved stays moved, and moving again "
-                    "goes on. The way back: keystead keys rewrap."
+                    gettext(
+                        "A worker does it: this page may be closed. It may be interrupted: what was moved stays moved, and moving again "
+                        "goes on. The way back: keystead keys rewrap."
+                    )
                 ),
             ),
         ],
-        button="Move root key",
+        button=gettext("Move root key"),
         cancel=back,
         danger=True,
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from django.db.models import QuerySet
 from django.http import HttpResponse, QueryDict
+from django.utils.translation import gettext, gettext_noop
 
 from vault.api.listing import Listing, paginate
 from vault.api.problems import ApiError
@@ -30,12 +31,14 @@ class Column:
 
 @dataclass(frozen=True)
 class FilterMenu:
-    """A filter of the Listing as a menu. `options` are (value, label); `many` lets several be chosen."""
+    """A filter of the Listing as a menu. `options` are (value, label), and with `names` people gave the labels; `many` lets
+    several be chosen."""
 
     name: str
     label: str
     options: tuple[tuple[str, str], ...]
     many: bool = True
+    names: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class ListPage:
     error: str = ""
     cure: str = ""
     searchable: bool = True
-    search_words: str = "Search"
+    search_words: str = gettext_noop("Search")
     selectable: bool = False
     row_template: str = ""
     extra: dict[str, Any] = field(default_factory=dict)
@@ -166,12 +169,12 @@ def read_list(
         previous_cursor = found.previous_cursor
     except ApiError as refused:
         error = str(refused).removeprefix("Query parameter ")
-        cure = "Take the filter away, or correct it in the address."
+        cure = gettext("Take the filter away, or correct it in the address.")
     at = given.get("at", "")
     start = int(at) if at.isascii() and at.isdigit() and len(at) < 9 and previous_cursor else 0
     limit = given.get("limit", "")
     size = int(limit) if limit.isascii() and limit.isdigit() and len(limit) < 5 else listing.default_limit
-    menu_list = [(menu, given.getlist(menu.name)) for menu in menus if menu.name in names]
+    menu_list = [(_spoken(menu), given.getlist(menu.name)) for menu in menus if menu.name in names]
     ordering = given.get("ordering", listing.default_ordering)
     return ListPage(
         id=id,
@@ -198,7 +201,7 @@ def read_list(
         error=error,
         cure=cure,
         searchable="search" in names,
-        search_words=search_words,
+        search_words=gettext(search_words),
         selectable=selectable,
         row_template=row_template,
         extra=extra,
@@ -238,11 +241,20 @@ def _sorts(columns: tuple[Column, ...], ordering: str, listing: Listing) -> list
     found = []
     for column in columns:
         if column.ordering and column.ordering in listing.orderings:
-            for value, words in ((column.ordering, "ascending"), (f"-{column.ordering}", "descending")):
-                found.append(Sort(value, f"{column.label}, {words}", value == ordering))
+            for value, words in (
+                (column.ordering, gettext("%(column)s, ascending")),
+                (f"-{column.ordering}", gettext("%(column)s, descending")),
+            ):
+                found.append(Sort(value, words % {"column": gettext(column.label)}, value == ordering))
     if found and not any(each.chosen for each in found):
-        found.insert(0, Sort(ordering, "Usual order", True))
+        found.insert(0, Sort(ordering, gettext("Usual order"), True))
     return found
+
+
+def _spoken(menu: FilterMenu) -> FilterMenu:
+    """In the reader's language; names that people gave stay as they are."""
+    options = menu.options if menu.names else tuple((value, gettext(label)) for value, label in menu.options)
+    return replace(menu, label=gettext(menu.label), options=options)
 
 
 def _chips(given: QueryDict, names: set[str], menus: dict[str, FilterMenu]) -> list[Chip]:

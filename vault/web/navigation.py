@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
+from django.utils.translation import gettext, gettext_noop
 
 from vault.actors import Actor
 from vault.models import Vault
@@ -24,25 +25,25 @@ class Entry:
 
 
 IN_VAULT: tuple[Entry, ...] = (
-    Entry("Overview", "layout-dashboard", "overview", Permission.VAULT_VIEW),
-    Entry("Cloud keys", "key-round", "cloud-keys", Permission.CLOUD_KEYS_VIEW),
-    Entry("Key sets", "layers", "key-sets", Permission.KEY_SETS_VIEW),
-    Entry("CSP accounts", "cloud", "csp-accounts", Permission.CSP_ACCOUNTS_VIEW),
-    Entry("External key stores", "plug", "xks-stores", Permission.XKS_STORES_VIEW),
-    Entry("Operations", "list-checks", "operations", Permission.OPERATIONS_VIEW),
-    Entry("Audit", "scroll-text", "audit", Permission.AUDIT_VIEW),
-    Entry("People", "users", "people", Permission.MEMBERS_VIEW),
-    Entry("Settings", "settings", "settings", Permission.VAULT_VIEW),
+    Entry(gettext_noop("Overview"), "layout-dashboard", "overview", Permission.VAULT_VIEW),
+    Entry(gettext_noop("Cloud keys"), "key-round", "cloud-keys", Permission.CLOUD_KEYS_VIEW),
+    Entry(gettext_noop("Key sets"), "layers", "key-sets", Permission.KEY_SETS_VIEW),
+    Entry(gettext_noop("CSP accounts"), "cloud", "csp-accounts", Permission.CSP_ACCOUNTS_VIEW),
+    Entry(gettext_noop("External key stores"), "plug", "xks-stores", Permission.XKS_STORES_VIEW),
+    Entry(gettext_noop("Operations"), "list-checks", "operations", Permission.OPERATIONS_VIEW),
+    Entry(gettext_noop("Audit"), "scroll-text", "audit", Permission.AUDIT_VIEW),
+    Entry(gettext_noop("People"), "users", "people", Permission.MEMBERS_VIEW),
+    Entry(gettext_noop("Settings"), "settings", "settings", Permission.VAULT_VIEW),
 )
 IN_APPLIANCE: tuple[Entry, ...] = (
-    Entry("Installation", "layout-dashboard", "installation", Permission.APPLIANCE_VIEW_NODES),
-    Entry("Vaults", "vault", "vaults", Permission.APPLIANCE_MANAGE_VAULTS),
-    Entry("Accounts", "users", "accounts", Permission.APPLIANCE_MANAGE_USERS),
-    Entry("Nodes", "server", "nodes", Permission.APPLIANCE_VIEW_NODES),
-    Entry("Certificates", "badge-check", "certificates", Permission.APPLIANCE_VIEW_NODES),
+    Entry(gettext_noop("Installation"), "layout-dashboard", "installation", Permission.APPLIANCE_VIEW_NODES),
+    Entry(gettext_noop("Vaults"), "vault", "vaults", Permission.APPLIANCE_MANAGE_VAULTS),
+    Entry(gettext_noop("Accounts"), "users", "accounts", Permission.APPLIANCE_MANAGE_USERS),
+    Entry(gettext_noop("Nodes"), "server", "nodes", Permission.APPLIANCE_VIEW_NODES),
+    Entry(gettext_noop("Certificates"), "badge-check", "certificates", Permission.APPLIANCE_VIEW_NODES),
     Entry("HSMs", "cpu", "hsms", Permission.APPLIANCE_VIEW_HSMS),
-    Entry("Audit", "scroll-text", "appliance-audit", Permission.APPLIANCE_VIEW_AUDIT),
-    Entry("System", "activity", "system", Permission.APPLIANCE_VIEW_NODES),
+    Entry(gettext_noop("Audit"), "scroll-text", "appliance-audit", Permission.APPLIANCE_VIEW_AUDIT),
+    Entry(gettext_noop("System"), "activity", "system", Permission.APPLIANCE_VIEW_NODES),
 )
 
 
@@ -81,7 +82,7 @@ def _links(path: str, entries: Iterable[Entry], actor: Actor, vault: Vault | Non
             found.append((entry, url))
     # The longest address that the present one begins with: /v/<id>/ is the beginning of every other.
     here = max((url for _, url in found if path.startswith(url)), key=len, default="")
-    return tuple(Link(entry.label, entry.icon, url, url == here) for entry, url in found)
+    return tuple(Link(gettext(entry.label), entry.icon, url, url == here) for entry, url in found)
 
 
 def sections(request: HttpRequest, actor: Actor, vault: Vault | None) -> tuple[Section, ...]:
@@ -89,7 +90,7 @@ def sections(request: HttpRequest, actor: Actor, vault: Vault | None) -> tuple[S
     found = []
     if vault is not None:
         found.append(Section("", _links(request.path, IN_VAULT, actor, vault)))
-    found.append(Section("Appliance", _links(request.path, IN_APPLIANCE, actor, None)))
+    found.append(Section(gettext("Appliance"), _links(request.path, IN_APPLIANCE, actor, None)))
     return tuple(section for section in found if section.links)
 
 

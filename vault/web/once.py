@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from django.core.cache import cache
 from django.db import IntegrityError, transaction
 from django.utils import timezone
+from django.utils.translation import gettext
 from redis.exceptions import RedisError
 
 from vault.api.idempotency import ABANDONED, KEPT
@@ -32,8 +33,8 @@ class AlreadyDone(DomainError):
 
     def __init__(self, url: str) -> None:
         super().__init__(
-            "This form was sent before, and its work is done.",
-            cure="Nothing was done twice. Look at the list.",
+            gettext("This form was sent before, and its work is done."),
+            cure=gettext("Nothing was done twice. Look at the list."),
         )
         self.url = url
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.urls import NoReverseMatch, reverse
+from django.utils.translation import gettext, gettext_noop
 
 from vault.actors import Actor
 from vault.models import HsmConnection, Vault
@@ -31,17 +32,19 @@ class Hit:
 def page_hits(request: Any, vault: Vault | None, text: str) -> list[Hit]:
     """Pages of the side bar and of the account whose names hold the words."""
     found = [
-        Hit("Go to", link.label, link.url, link.icon)
+        Hit(gettext_noop("Go to"), link.label, link.url, link.icon)
         for section in sections(request, request.actor, vault)
         for link in section.links
     ]
     found += [
-        Hit("Go to", "Profile and time zone", reverse("account"), "user"),
-        Hit("Go to", "Password", reverse("account_change_password"), "lock"),
-        Hit("Go to", "Second factor and passkeys", reverse("mfa_index"), "shield-check"),
-        Hit("Go to", "Sessions", reverse("usersessions_list"), "monitor"),
-        Hit("Go to", "Documentation", reverse("docs"), "file-text"),
-        Hit("Go to", "REST API", reverse("api-docs"), "braces"),
+        Hit(gettext_noop("Go to"), gettext("Profile and time zone"), reverse("account"), "user"),
+        Hit(gettext_noop("Go to"), gettext("Password"), reverse("account_change_password"), "lock"),
+        Hit(
+            gettext_noop("Go to"), gettext("Second factor and passkeys"), reverse("mfa_index"), "shield-check"
+        ),
+        Hit(gettext_noop("Go to"), gettext("Sessions"), reverse("usersessions_list"), "monitor"),
+        Hit(gettext_noop("Go to"), gettext("Documentation"), reverse("docs"), "file-text"),
+        Hit(gettext_noop("Go to"), "REST API", reverse("api-docs"), "braces"),
     ]
     return [hit for hit in found if holds(hit.label, text)]
 
@@ -49,17 +52,21 @@ def page_hits(request: Any, vault: Vault | None, text: str) -> list[Hit]:
 def vault_hits(actor: Actor, vault: Vault | None, text: str) -> list[Hit]:
     """Vaults by name or id, and what can be done to vaults."""
     found: list[Hit] = []
-    if actor.may(Permission.APPLIANCE_MANAGE_VAULTS) and holds("Create vault", text):
-        found.append(Hit("Do", "Create vault", reverse("vault-create"), "plus"))
+    if actor.may(Permission.APPLIANCE_MANAGE_VAULTS) and holds(gettext("Create vault"), text):
+        found.append(Hit(gettext_noop("Do"), gettext("Create vault"), reverse("vault-create"), "plus"))
     if (
         vault is not None
         and not vault.blocked
         and actor.may(Permission.VAULT_BLOCK, vault)
-        and holds("Block vault", text)
+        and holds(gettext("Block vault"), text)
     ):
         found.append(
             Hit(
-                "Do", f"Block vault {vault.name}", reverse("vault-block", args=[vault.pk]), "ban", dialog=True
+                gettext_noop("Do"),
+                gettext("Block vault %(name)s") % {"name": vault.name},
+                reverse("vault-block", args=[vault.pk]),
+                "ban",
+                dialog=True,
             )
         )
     if text:
@@ -67,7 +74,7 @@ def vault_hits(actor: Actor, vault: Vault | None, text: str) -> list[Hit]:
         for row in rows:
             member = actor.role_in(row.pk) is not None
             url = reverse("vault-home" if member else "vault-detail", args=[row.pk])
-            found.append(Hit("Vaults", row.name, url, "vault"))
+            found.append(Hit(gettext_noop("Vaults"), row.name, url, "vault"))
     return found
 
 
@@ -76,8 +83,8 @@ def hsm_hits(actor: Actor, text: str) -> list[Hit]:
     if not actor.may(Permission.APPLIANCE_VIEW_HSMS):
         return []
     found: list[Hit] = []
-    if actor.may(Permission.APPLIANCE_MANAGE_HSMS) and holds("Connect HSM", text):
-        found.append(Hit("Do", "Connect HSM", reverse("hsm-create"), "plus"))
+    if actor.may(Permission.APPLIANCE_MANAGE_HSMS) and holds(gettext("Connect HSM"), text):
+        found.append(Hit(gettext_noop("Do"), gettext("Connect HSM"), reverse("hsm-create"), "plus"))
     if text:
         rows = HsmConnection.objects.filter(name__icontains=text).order_by("name")[:MOST]
         found += [Hit("HSMs", row.name, reverse("hsm", args=[row.pk]), "cpu") for row in rows]

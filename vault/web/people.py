@@ -11,6 +11,7 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from vault.actors import Actor
 from vault.api.groups import GROUPS
@@ -27,42 +28,49 @@ from vault.web.lists import Column, FilterMenu, list_page, read_list
 
 VIEW, MANAGE = Permission.MEMBERS_VIEW, Permission.MEMBERS_MANAGE
 ROLE_WORDS = {
-    Role.VAULT_ADMIN: "everything in this vault, its people and settings included",
-    Role.CLOUD_ADMIN: "accounts, key sets, stores and keys; no people, and nothing that ends a block",
-    Role.AUDITOR: "sees everything, changes nothing",
+    Role.VAULT_ADMIN: gettext_noop("everything in this vault, its people and settings included"),
+    Role.CLOUD_ADMIN: gettext_noop(
+        "accounts, key sets, stores and keys; no people, and nothing that ends a block"
+    ),
+    Role.AUDITOR: gettext_noop("sees everything, changes nothing"),
 }
 ROLES = tuple((role.value, f"{role.label}: {words}") for role, words in ROLE_WORDS.items())
 COLUMNS = (
-    Column("person", "Person", ordering="email", always=True),
-    Column("role", "Role", ordering="role"),
-    Column("groups", "Groups"),
-    Column("last_sign_in", "Last sign-in"),
-    Column("second_factor", "Second factor"),
-    Column("since", "Member since", ordering="created_at", shown=False),
+    Column("person", gettext_noop("Person"), ordering="email", always=True),
+    Column("role", gettext_noop("Role"), ordering="role"),
+    Column("groups", gettext_noop("Groups")),
+    Column("last_sign_in", gettext_noop("Last sign-in")),
+    Column("second_factor", gettext_noop("Second factor")),
+    Column("since", gettext_noop("Member since"), ordering="created_at", shown=False),
 )
 GROUP_COLUMNS = (
-    Column("name", "Group", ordering="name", always=True),
-    Column("members", "Members", num=True),
-    Column("created", "Created", ordering="created_at"),
+    Column("name", gettext_noop("Group"), ordering="name", always=True),
+    Column("members", gettext_noop("Members"), num=True),
+    Column("created", gettext_noop("Created"), ordering="created_at"),
 )
 HELP = {
-    "title": "Who may do what",
+    "title": gettext_noop("Who may do what"),
     "words": (
-        "A member has one role in this vault. What a person may do here ends the moment you remove them: every request asks anew.",
+        gettext_noop(
+            "A member has one role in this vault. What a person may do here ends the moment you remove "
+            "them: every request asks anew."
+        ),
         (
-            "An account belongs to the person and may be in several vaults. Disabling an account, or giving it a new one-time "
-            "password, is for an appliance admin."
+            gettext_noop(
+                "An account belongs to the person and may be in several vaults. Disabling an account, or giving it a new one-time "
+                "password, is for an appliance admin."
+            )
         ),
     ),
-    "links": (("Who may do what", "permissions"),),
+    "links": ((gettext_noop("Who may do what"), "permissions"),),
 }
 GROUP_HELP = {
-    "title": "What a group is for",
+    "title": gettext_noop("What a group is for"),
     "words": (
-        "Each CSP account and each key set has an admin group: the people who look after it.",
-        "A group that still owns something cannot be deleted.",
+        gettext_noop("Each CSP account and each key set has an admin group: the people who look after it."),
+        gettext_noop("A group that still owns something cannot be deleted."),
     ),
-    "links": (("Who may do what", "permissions"),),
+    "links": ((gettext_noop("Who may do what"), "permissions"),),
 }
 
 
@@ -76,9 +84,9 @@ def with_factor(rows: QuerySet[Any], user: str = "user") -> QuerySet[Any]:
 
 def people_tabs(actor: Actor, vault: Vault, here: str) -> list[tuple[str, str, bool]]:
     """The tabs of People; API tokens for those who look after members."""
-    tabs = [("Members", "people"), ("Groups", "groups")]
+    tabs = [(gettext("Members"), "people"), (gettext("Groups"), "groups")]
     if actor.may(MANAGE, vault):
-        tabs.append(("API tokens", "vault-tokens"))
+        tabs.append((gettext("API tokens"), "vault-tokens"))
     return [(label, reverse(name, args=[vault.pk]), name == here) for label, name in tabs]
 
 
@@ -90,10 +98,10 @@ class MemberForm(PageForm):
 
     role = forms.ChoiceField(choices=ROLES, widget=forms.RadioSelect)
     group_ids = forms.MultipleChoiceField(
-        label="Groups",
+        label=gettext_lazy("Groups"),
         required=False,
         widget=forms.CheckboxSelectMultiple,
-        help_text="Each CSP account and key set belongs to a group.",
+        help_text=gettext_lazy("Each CSP account and key set belongs to a group."),
     )
 
     def __init__(self, *args: Any, vault: Vault, **kwargs: Any) -> None:
@@ -116,7 +124,9 @@ class NewMemberForm(MemberForm):
         max_length=254, label="E-mail", widget=forms.EmailInput(attrs={"autocomplete": "off"})
     )
     name = forms.CharField(
-        max_length=150, required=False, help_text="For a new account. Somebody who has one keeps their name."
+        max_length=150,
+        required=False,
+        help_text=gettext_lazy("For a new account. Somebody who has one keeps their name."),
     )
     field_order = ("email", "name", "role", "group_ids")
 
@@ -130,10 +140,10 @@ def member_list(request: Any, vault: Vault) -> HttpResponse:
         .select_related("user", "vault")
         .prefetch_related("groups")
     )
-    menus = [FilterMenu("role", "Role", tuple((role.value, str(role.label)) for role in Role))]
+    menus = [FilterMenu("role", gettext("Role"), tuple((role.value, str(role.label)) for role in Role))]
     group_names = tuple((str(pk), name) for pk, name in vault.groups.values_list("pk", "name")[:50])
     if group_names:
-        menus.append(FilterMenu("group", "Group", group_names, many=False))
+        menus.append(FilterMenu("group", gettext("Group"), group_names, many=False, names=True))
     found = read_list(
         request,
         with_factor(rows),
@@ -142,7 +152,7 @@ def member_list(request: Any, vault: Vault) -> HttpResponse:
         id="people",
         row_template="vault/people/row.html",
         menus=menus,
-        search_words="Search name or e-mail",
+        search_words=gettext("Search name or e-mail"),
         demanded=vault.require_second_factor,
         me=request.actor.user,
     )
@@ -156,7 +166,7 @@ def member_list(request: Any, vault: Vault) -> HttpResponse:
 
 def _can_manage(actor: Actor, vault: Vault) -> Can:
     if vault.state == Vault.State.DESTROYED:
-        return Can(False, "This vault was destroyed.")
+        return Can(False, gettext("This vault was destroyed."))
     return can(actor, MANAGE, vault)
 
 
@@ -170,16 +180,21 @@ def member_create(request: Any, vault: Vault) -> HttpResponse:
             user = made.membership.user
             url = reverse("person", args=[vault.pk, made.membership.pk])
             if made.one_time_password is None:
-                told = " and was told by mail" if made.mailed else ""
-                return done(request, url, f"{user.email} belongs to {vault.name}{told}.")
+                told = gettext(" and was told by mail") if made.mailed else ""
+                return done(
+                    request,
+                    url,
+                    gettext("%(email)s belongs to %(name)s%(told)s.")
+                    % {"email": user.email, "name": vault.name, "told": told},
+                )
             once.remember(request, url)
             return shown_once(
                 request,
                 user,
                 made.one_time_password.reveal_text(),
                 url,
-                title="Person added",
-                crumbs=[("People", reverse("people", args=[vault.pk]))],
+                title=gettext("Person added"),
+                crumbs=[(gettext("People"), reverse("people", args=[vault.pk]))],
             )
     return page(request, "vault/people/create.html", {"form": form, "help": HELP}, status=form.status)
 
@@ -193,8 +208,8 @@ def shown_once(
         "title": title,
         "above": crumbs,
         "days": ONE_TIME_PASSWORD_LIFETIME.days,
-        "plain": [("Sign-in name", user.email)],
-        "secrets": [("One-time password", secret)],
+        "plain": [(gettext("Sign-in name"), user.email)],
+        "secrets": [(gettext("One-time password"), secret)],
         "download": {"email": user.email, "one_time_password": secret},
         "then": then,
     }
@@ -222,7 +237,9 @@ def member_detail(request: Any, vault: Vault, member_id: UUID) -> HttpResponse:
     last = _is_last_admin(row)
     can_remove = allowed
     if allowed and last:
-        can_remove = Can(False, "This is the vault's last admin. Make somebody else vault admin first.")
+        can_remove = Can(
+            False, gettext("This is the vault's last admin. Make somebody else vault admin first.")
+        )
     context = {
         "row": row,
         "mine": row.user_id == request.actor.user.pk,
@@ -265,7 +282,12 @@ def member_edit(request: Any, vault: Vault, member_id: UUID) -> HttpResponse:
             target=row,
         )
         if changed is not None:
-            return done(request, back, f"{row.user.get_full_name()} is {changed.get_role_display()} now.")
+            return done(
+                request,
+                back,
+                gettext("%(user)s is %(get_role_display)s now.")
+                % {"user": row.user.get_full_name(), "get_role_display": changed.get_role_display()},
+            )
     context = {"form": form, "row": row, "mine": row.user_id == request.actor.user.pk, "help": HELP}
     return page(request, "vault/people/edit.html", context, status=form.status)
 
@@ -284,34 +306,55 @@ def member_remove(request: Any, vault: Vault, member_id: UUID) -> HttpResponse:
         if submit(request, form, remove) is not None:
             mine = row.user_id == request.actor.user.pk
             url = reverse("home") if mine else reverse("people", args=[vault.pk])
-            return done(request, url, f"{row.user.email} no longer belongs to {vault.name}.")
+            return done(
+                request,
+                url,
+                gettext("%(email)s no longer belongs to %(name)s.")
+                % {"email": row.user.email, "name": vault.name},
+            )
     tokens = _living_tokens(row)
     consequences = [
         (
             "log-out",
-            "Their next request for anything in this vault is refused, in every session that is open.",
+            gettext(
+                "Their next request for anything in this vault is refused, in every session that is open."
+            ),
         ),
         (
             "key-round",
-            "Keys, key sets and accounts stay as they are; so does what they did, in the audit record.",
+            gettext(
+                "Keys, key sets and accounts stay as they are; so does what they did, in the audit record."
+            ),
         ),
         (
             "user",
-            "Their account stays, and other vaults that they belong to. Adding them again makes a new membership.",
+            gettext(
+                "Their account stays, and other vaults that they belong to. Adding them again makes a new membership."
+            ),
         ),
     ]
     if tokens:
-        many = "1 API token of theirs" if tokens == 1 else f"{tokens} API tokens of theirs"
+        many = (
+            gettext("1 API token of theirs")
+            if tokens == 1
+            else gettext("%(tokens)s API tokens of theirs") % {"tokens": tokens}
+        )
         consequences.insert(
-            1, ("ban", f"{many} no longer reaches this vault: look for what runs with it first.")
+            1,
+            (
+                "ban",
+                gettext("%(many)s no longer reaches this vault: look for what runs with it first.")
+                % {"many": many},
+            ),
         )
     return confirm(
         request,
         form,
-        title=f"Remove {row.user.get_full_name()} from {vault.name}?",
+        title=gettext("Remove %(user)s from %(name)s?")
+        % {"user": row.user.get_full_name(), "name": vault.name},
         words=f"{row.user.email}, {row.get_role_display()}.",
         consequences=consequences,
-        button="Remove person",
+        button=gettext("Remove person"),
         cancel=reverse("person", args=[vault.pk, row.pk]),
         danger=True,
     )
@@ -326,7 +369,7 @@ class GroupForm(PageForm):
     name = forms.CharField(max_length=100)
     description = forms.CharField(max_length=1000, required=False, widget=forms.Textarea(attrs={"rows": "2"}))
     member_ids = forms.MultipleChoiceField(
-        label="Members", required=False, widget=forms.CheckboxSelectMultiple
+        label=gettext_lazy("Members"), required=False, widget=forms.CheckboxSelectMultiple
     )
 
     def __init__(self, *args: Any, vault: Vault, **kwargs: Any) -> None:
@@ -353,11 +396,11 @@ def group_list(request: Any, vault: Vault) -> HttpResponse:
         GROUP_COLUMNS,
         id="groups",
         row_template="vault/people/group_row.html",
-        search_words="Search name or description",
-        empty_title="Make the first group",
-        empty_words="Each CSP account and key set belongs to a group of people who look after it.",
+        search_words=gettext("Search name or description"),
+        empty_title=gettext("Make the first group"),
+        empty_words=gettext("Each CSP account and key set belongs to a group of people who look after it."),
         empty_url=reverse("group-create", args=[vault.pk]) if allowed else "",
-        empty_button="Create group",
+        empty_button=gettext("Create group"),
     )
     context = {"help": GROUP_HELP, "tabs": people_tabs(request.actor, vault, "groups"), "can_add": allowed}
     return list_page(request, "vault/people/groups.html", found, context)
@@ -370,7 +413,11 @@ def group_create(request: Any, vault: Vault) -> HttpResponse:
     if request.method == "POST":
         made = submit(request, form, lambda values: groups.create_group(request.actor, vault.pk, **values))
         if made is not None:
-            return done(request, reverse("group", args=[vault.pk, made.pk]), f"Group {made.name} is made.")
+            return done(
+                request,
+                reverse("group", args=[vault.pk, made.pk]),
+                gettext("Group %(name)s is made.") % {"name": made.name},
+            )
     return page(
         request, "vault/people/group_form.html", {"form": form, "help": GROUP_HELP}, status=form.status
     )
@@ -390,7 +437,9 @@ def group_detail(request: Any, vault: Vault, group_id: UUID) -> HttpResponse:
     owned = groups.owned_by(request.actor, row.pk)
     can_delete = allowed = _can_manage(request.actor, vault)
     if allowed and owned:
-        can_delete = Can(False, "It still owns what is listed here. Give these to another group first.")
+        can_delete = Can(
+            False, gettext("It still owns what is listed here. Give these to another group first.")
+        )
     context = {
         "row": row,
         "people": row.members.select_related("user").order_by("user__email"),
@@ -423,7 +472,7 @@ def group_edit(request: Any, vault: Vault, group_id: UUID) -> HttpResponse:
             target=row,
         )
         if changed is not None:
-            return done(request, reverse("group", args=[vault.pk, row.pk]), "Saved.")
+            return done(request, reverse("group", args=[vault.pk, row.pk]), gettext("Saved."))
     context = {"form": form, "row": row, "help": GROUP_HELP}
     return page(request, "vault/people/group_form.html", context, status=form.status)
 
@@ -440,14 +489,20 @@ def group_delete(request: Any, vault: Vault, group_id: UUID) -> HttpResponse:
             return True
 
         if submit(request, form, delete) is not None:
-            return done(request, reverse("groups", args=[vault.pk]), f"Group {row.name} is deleted.")
+            return done(
+                request,
+                reverse("groups", args=[vault.pk]),
+                gettext("Group %(name)s is deleted.") % {"name": row.name},
+            )
     return confirm(
         request,
         form,
-        title=f"Delete group {row.name}?",
-        words="Its members stay members of the vault, with their roles.",
-        consequences=[("layers", "A group that still owns an account or a key set cannot be deleted.")],
-        button="Delete group",
+        title=gettext("Delete group %(name)s?") % {"name": row.name},
+        words=gettext("Its members stay members of the vault, with their roles."),
+        consequences=[
+            ("layers", gettext("A group that still owns an account or a key set cannot be deleted."))
+        ],
+        button=gettext("Delete group"),
         cancel=reverse("group", args=[vault.pk, row.pk]),
         danger=True,
     )

@@ -13,6 +13,7 @@ from uuid import UUID
 from django import forms
 from django.http import HttpResponse, HttpResponseRedirect, QueryDict
 from django.urls import NoReverseMatch, reverse
+from django.utils.translation import gettext, gettext_lazy
 
 from vault.errors import NotFound
 from vault.models import SavedView, Vault
@@ -106,11 +107,11 @@ def _same(one: QueryDict, other: QueryDict) -> bool:
 class ViewForm(PageForm):
     """Its name, and who sees it."""
 
-    name = forms.CharField(max_length=100, help_text="Such as: Due this month.")
+    name = forms.CharField(max_length=100, help_text=gettext_lazy("Such as: Due this month."))
     shared = forms.BooleanField(
         required=False,
-        label="Share with everybody in this vault",
-        help_text="They can open it; only you, or a vault admin, can delete it.",
+        label=gettext_lazy("Share with everybody in this vault"),
+        help_text=gettext_lazy("They can open it; only you, or a vault admin, can delete it."),
     )
 
 
@@ -155,9 +156,11 @@ def view_new(request: Any, vault: Vault, page_name: str) -> HttpResponse:
 
         made = submit(request, form, work)
         if made is not None:
-            return done(request, view_url(made), f"View {made.name} is saved.")
-    words = "Keeps search, filters, order and columns as they are on the screen now."
-    return _ask(request, form, title="Save this view", words=words, button="Save view", cancel=back)
+            return done(request, view_url(made), gettext("View %(name)s is saved.") % {"name": made.name})
+    words = gettext("Keeps search, filters, order and columns as they are on the screen now.")
+    return _ask(
+        request, form, title=gettext("Save this view"), words=words, button=gettext("Save view"), cancel=back
+    )
 
 
 def _fetch(request: Any, vault: Vault, view_id: UUID) -> SavedView:
@@ -182,9 +185,16 @@ def view_edit(request: Any, vault: Vault, view_id: UUID) -> HttpResponse:
 
         changed = submit(request, form, work, target=view)
         if changed is not None:
-            return done(request, view_url(changed), "Saved.")
-    words = "To change what it shows, open it, set the filters, and save that as a new view."
-    return _ask(request, form, title=f"Change {view.name}", words=words, button="Save", cancel=view_url(view))
+            return done(request, view_url(changed), gettext("Saved."))
+    words = gettext("To change what it shows, open it, set the filters, and save that as a new view.")
+    return _ask(
+        request,
+        form,
+        title=gettext("Change %(name)s") % {"name": view.name},
+        words=words,
+        button=gettext("Save"),
+        cancel=view_url(view),
+    )
 
 
 @vault_page(MANAGE)
@@ -200,16 +210,16 @@ def view_delete(request: Any, vault: Vault, view_id: UUID) -> HttpResponse:
             return True
 
         if submit(request, form, work, target=view):
-            return done(request, back, f"View {view.name} is deleted.")
-    words = "Only the view goes; what it shows stays as it is."
+            return done(request, back, gettext("View %(name)s is deleted.") % {"name": view.name})
+    words = gettext("Only the view goes; what it shows stays as it is.")
     if view.shared:
-        words += " Everybody in the vault loses it."
+        words += gettext(" Everybody in the vault loses it.")
     return confirm(
         request,
         form,
-        title=f"Delete view {view.name}?",
+        title=gettext("Delete view %(name)s?") % {"name": view.name},
         words=words,
-        button="Delete view",
+        button=gettext("Delete view"),
         cancel=back,
         danger=True,
     )

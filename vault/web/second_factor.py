@@ -9,6 +9,7 @@ from allauth.mfa.models import Authenticator
 from allauth.mfa.totp.forms import ActivateTOTPForm
 from allauth.mfa.totp.internal.auth import TOTP
 from allauth.mfa.webauthn.forms import AddWebAuthnForm, EditWebAuthnForm
+from django.utils.translation import gettext
 
 
 class ActivateForm(ActivateTOTPForm):  # type: ignore[misc]
@@ -17,8 +18,8 @@ class ActivateForm(ActivateTOTPForm):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         code = self.fields["code"]
-        code.label = "Code"
-        code.help_text = "Six digits. A new one comes every half minute."
+        code.label = gettext("Code")
+        code.help_text = gettext("Six digits. A new one comes every half minute.")
         code.widget.attrs.update({"inputmode": "numeric", "placeholder": ""})
 
     def clean_code(self) -> str:
@@ -37,8 +38,11 @@ class AddPasskeyForm(AddWebAuthnForm):  # type: ignore[misc]
         _name(self)
         alone = self.fields.get("passwordless")
         if alone is not None:
-            alone.label = "Sign in with it alone, without the password"
-            alone.help_text = "The device then asks for a fingerprint, face or PIN. Left out, it is asked for after the password."
+            alone.label = gettext("Sign in with it alone, without the password")
+            alone.help_text = gettext(
+                "The device then asks for a fingerprint, face or PIN. Left out, it is asked for after the "
+                "password."
+            )
 
 
 class RenamePasskeyForm(EditWebAuthnForm):  # type: ignore[misc]
@@ -51,6 +55,6 @@ class RenamePasskeyForm(EditWebAuthnForm):  # type: ignore[misc]
 
 def _name(form: Any) -> None:
     field = form.fields["name"]
-    field.label, field.max_length = "Name", 100
-    field.help_text = "Such as Work laptop, or Blue key on the key ring."
+    field.label, field.max_length = gettext("Name"), 100
+    field.help_text = gettext("Such as Work laptop, or Blue key on the key ring.")
     field.widget.attrs["maxlength"] = "100"

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext
 
 from vault.errors import NotFound
 from vault.services import sessions
@@ -21,7 +22,7 @@ def session_list(request: Any) -> HttpResponse:
         others = [session for session in found if session.session_key != here]
         for session in others:
             sessions.revoke_session(request.actor, session.pk)
-        return done(request, reverse("usersessions_list"), "Signed out everywhere else.")
+        return done(request, reverse("usersessions_list"), gettext("Signed out everywhere else."))
     for session in found:
         session.here = session.session_key == here
     return page(
@@ -35,4 +36,4 @@ def session_end(request: Any, session_id: int) -> HttpResponse:
     if request.method != "POST":
         raise NotFound("There is nothing here.")
     sessions.revoke_session(request.actor, session_id)
-    return done(request, reverse("usersessions_list"), "That session has ended.")
+    return done(request, reverse("usersessions_list"), gettext("That session has ended."))

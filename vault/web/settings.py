@@ -12,6 +12,7 @@ from django.http import HttpResponse, HttpResponseNotAllowed
 from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from vault.models import Membership, UserPreferences, Vault
 from vault.permissions import Permission
@@ -22,15 +23,20 @@ from vault.web.frame import Can, can, done, page, person_page, vault_page
 from vault.web.people import with_factor
 
 HELP = {
-    "title": "What is set here",
+    "title": gettext_noop("What is set here"),
     "words": (
-        "Name and description of the vault, and whether its members need a second factor.",
+        gettext_noop("Name and description of the vault, and whether its members need a second factor."),
         (
-            "Rotation schedules and expirations stand where they are used: each key set has defaults for its keys, each CSP account a "
-            "schedule for its credential."
+            gettext_noop(
+                "Rotation schedules and expirations stand where they are used: each key set has defaults for its keys, each CSP account a "
+                "schedule for its credential."
+            )
         ),
     ),
-    "links": (("Who may do what", "permissions"), ("Configuration of the installation", "configuration")),
+    "links": (
+        (gettext_noop("Who may do what"), "permissions"),
+        (gettext_noop("Configuration of the installation"), "configuration"),
+    ),
 }
 THEME_COOKIE, DENSITY_COOKIE = "keystead-theme", "keystead-density"
 
@@ -69,26 +75,28 @@ class VaultSettingsForm(PageForm):
     description = forms.CharField(max_length=1000, required=False, widget=forms.Textarea(attrs={"rows": "2"}))
     require_second_factor = forms.BooleanField(
         required=False,
-        label="Demand a second factor of every member",
-        help_text="At sign-in, a code from an authenticator app or a passkey. Members without one reach only the page that sets it "
-        "up, in every vault of theirs, from their next click on. API tokens are not asked.",
+        label=gettext_lazy("Demand a second factor of every member"),
+        help_text=gettext_lazy(
+            "At sign-in, a code from an authenticator app or a passkey. Members without one reach only the page that sets it "
+            "up, in every vault of theirs, from their next click on. API tokens are not asked."
+        ),
     )
 
 
 class PreferencesForm(PageForm):
     """How one wishes to see and hear things."""
 
-    name = forms.CharField(max_length=150, label="Your name")
-    time_zone = forms.ChoiceField(help_text="Exact times are shown in it.", widget=ManyChoices)
+    name = forms.CharField(max_length=150, label=gettext_lazy("Your name"))
+    time_zone = forms.ChoiceField(help_text=gettext_lazy("Exact times are shown in it."), widget=ManyChoices)
     theme = forms.ChoiceField(choices=UserPreferences.Theme.choices, required=False)
     density = forms.ChoiceField(
-        choices=UserPreferences.Density.choices, required=False, label="Rows of tables"
+        choices=UserPreferences.Density.choices, required=False, label=gettext_lazy("Rows of tables")
     )
     attention_mail = forms.ChoiceField(
         choices=UserPreferences.AttentionMail.choices,
         required=False,
-        label="Mail about what needs attention",
-        help_text="What the overview lists, of the vaults that you belong to.",
+        label=gettext_lazy("Mail about what needs attention"),
+        help_text=gettext_lazy("What the overview lists, of the vaults that you belong to."),
     )
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -97,7 +105,7 @@ class PreferencesForm(PageForm):
 
 
 def _tabs(vault: Vault, here: str) -> list[tuple[str, str, bool]]:
-    tabs = [("This vault", "settings"), ("Your preferences", "settings-yours")]
+    tabs = [(gettext("This vault"), "settings"), (gettext("Your preferences"), "settings-yours")]
     return [(label, reverse(name, args=[vault.pk]), name == here) for label, name in tabs]
 
 
@@ -107,7 +115,7 @@ def vault_settings(request: Any, vault: Vault) -> HttpResponse:
     living = vault.state != Vault.State.DESTROYED
     allowed = can(request.actor, Permission.VAULT_UPDATE, vault)
     if not living:
-        allowed = Can(False, "This vault was destroyed.")
+        allowed = Can(False, gettext("This vault was destroyed."))
     initial = {
         "name": vault.name,
         "description": vault.description,
@@ -126,7 +134,7 @@ def vault_settings(request: Any, vault: Vault) -> HttpResponse:
             target=vault,
         )
         if changed is not None:
-            return done(request, reverse("settings", args=[vault.pk]), "Saved.")
+            return done(request, reverse("settings", args=[vault.pk]), gettext("Saved."))
     members = Membership.objects.filter(vault=vault)
     missing = with_factor(members).filter(second_factor=False).count()
     context = {
@@ -180,7 +188,7 @@ def preferences_page(request: Any, url: str, template: str, context: dict[str, A
 
         saved = submit(request, form, save)
         if saved is not None:
-            response = done(request, url, "Saved.")
+            response = done(request, url, gettext("Saved."))
             remember_looks(request, response, saved)
             return response
     return page(request, template, {**context, "form": form}, status=form.status)

@@ -12,6 +12,7 @@ from django.db.models import Q
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_lazy, gettext_noop, ngettext
 
 from vault.api.auth import TOKENS
 from vault.errors import NotFound, ValidationFailed
@@ -25,67 +26,83 @@ from vault.web.lists import Column, FilterMenu, list_page, read_list
 from vault.web.people import people_tabs
 
 LIVES = (
-    ("30", "30 days"),
-    ("90", "90 days"),
-    ("365", "One year"),
-    ("until", "Until a day that I choose"),
-    ("never", "It never ends"),
+    ("30", gettext_lazy("30 days")),
+    ("90", gettext_lazy("90 days")),
+    ("365", gettext_lazy("One year")),
+    ("until", gettext_lazy("Until a day that I choose")),
+    ("never", gettext_lazy("It never ends")),
 )
 COLUMNS = (
-    Column("name", "Token", ordering="name", always=True),
-    Column("state", "State"),
-    Column("scope", "Reaches"),
-    Column("last_used", "Last used", ordering="last_used_at"),
-    Column("ends", "Ends"),
-    Column("created", "Made", ordering="created_at", shown=False),
-    Column("act", "Action", num=True, always=True),
+    Column("name", gettext_noop("Token"), ordering="name", always=True),
+    Column("state", gettext_noop("State")),
+    Column("scope", gettext_noop("Reaches")),
+    Column("last_used", gettext_noop("Last used"), ordering="last_used_at"),
+    Column("ends", gettext_noop("Ends")),
+    Column("created", gettext_noop("Made"), ordering="created_at", shown=False),
+    Column("act", gettext_noop("Action"), num=True, always=True),
 )
 MENUS = (
-    FilterMenu("revoked", "Revoked", (("false", "Not revoked"), ("true", "Revoked")), many=False),
-    FilterMenu("role", "Role at most", tuple((role.value, str(role.label)) for role in Role)),
+    FilterMenu(
+        "revoked",
+        gettext_noop("Revoked"),
+        (("false", gettext_noop("Not revoked")), ("true", gettext_noop("Revoked"))),
+        many=False,
+    ),
+    FilterMenu("role", gettext_noop("Role at most"), tuple((role.value, str(role.label)) for role in Role)),
 )
 HELP = {
-    "title": "What a token may do",
+    "title": gettext_noop("What a token may do"),
     "words": (
         (
-            "A program signs in with a token as its owner. It never may do more than the owner may at that moment, and less where you "
-            "say so: one vault only, or a lower role."
+            gettext_noop(
+                "A program signs in with a token as its owner. It never may do more than the owner may at that moment, and less where you "
+                "say so: one vault only, or a lower role."
+            )
         ),
-        "Its text is shown once. Keystead keeps a hash of it and cannot show it again.",
+        gettext_noop("Its text is shown once. Keystead keeps a hash of it and cannot show it again."),
     ),
-    "links": (("Who may do what", "permissions"),),
+    "links": ((gettext_noop("Who may do what"), "permissions"),),
 }
 
 
 class TokenForm(PageForm):
     """What a token is for, how far it goes, how long it lives."""
 
-    name = forms.CharField(max_length=100, help_text="What will use it, such as the pipeline's name.")
-    vault = forms.ChoiceField(label="Reaches", required=False)
-    role = forms.ChoiceField(
-        label="Role at most",
-        required=False,
-        choices=(("", "My own role"), *((role.value, str(role.label)) for role in reversed(Role))),
-        help_text="Take the lowest that will do: an auditor's token reads everything and changes nothing.",
+    name = forms.CharField(
+        max_length=100, help_text=gettext_lazy("What will use it, such as the pipeline's name.")
     )
-    lives = forms.ChoiceField(label="Lives for", choices=LIVES, initial="90")
+    vault = forms.ChoiceField(label=gettext_lazy("Reaches"), required=False)
+    role = forms.ChoiceField(
+        label=gettext_lazy("Role at most"),
+        required=False,
+        choices=(
+            ("", gettext_lazy("My own role")),
+            *((role.value, str(role.label)) for role in reversed(Role)),
+        ),
+        help_text=gettext_lazy(
+            "Take the lowest that will do: an auditor's token reads everything and changes nothing."
+        ),
+    )
+    lives = forms.ChoiceField(label=gettext_lazy("Lives for"), choices=LIVES, initial="90")
     until = forms.DateField(
-        label="Last day",
+        label=gettext_lazy("Last day"),
         required=False,
         widget=forms.DateInput(attrs={"type": "date"}),
-        help_text="Only for “until a day that I choose”.",
+        help_text=gettext_lazy("Only for “until a day that I choose”."),
     )
 
     def __init__(self, *args: Any, memberships: list[Membership], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        vaults = [(str(row.vault_id), f"{row.vault.name} only") for row in memberships]
-        self.fields["vault"].choices = [*vaults, ("", "Everything that I reach")]  # type: ignore[attr-defined]
+        vaults = [
+            (str(row.vault_id), gettext("%(name)s only") % {"name": row.vault.name}) for row in memberships
+        ]
+        self.fields["vault"].choices = [*vaults, ("", gettext("Everything that I reach"))]  # type: ignore[attr-defined]
 
     def clean(self) -> dict[str, Any]:
         """A day is needed where one was promised."""
         values = super().clean() or {}
         if values.get("lives") == "until" and not values.get("until") and "until" not in self.errors:
-            self.add_error("until", "Say which day. Or choose another life.")
+            self.add_error("until", gettext("Say which day. Or choose another life."))
         return values
 
 
@@ -102,10 +119,10 @@ def token_list(request: Any) -> HttpResponse:
         menus=MENUS,
         now=timezone.now(),
         revoke_name="token-revoke",
-        empty_title="No tokens yet",
-        empty_words="A token lets a program use the API as you, within bounds that you set.",
+        empty_title=gettext("No tokens yet"),
+        empty_words=gettext("A token lets a program use the API as you, within bounds that you set."),
         empty_url=reverse("token-create"),
-        empty_button="Create token",
+        empty_button=gettext("Create token"),
     )
     return list_page(request, "vault/tokens/list.html", found, {"help": HELP})
 
@@ -133,8 +150,8 @@ def token_create(request: Any) -> HttpResponse:
             text = made.secret.reveal_text()
             context = {
                 "made": made.token,
-                "secrets": [("Token", text)],
-                "plain": [("Header", "Authorization: Bearer kst_...")],
+                "secrets": [(gettext("Token"), text)],
+                "plain": [(gettext("Header"), "Authorization: Bearer kst_...")],
                 "download": {
                     "name": made.token.name,
                     "token": text,
@@ -177,27 +194,37 @@ def token_revoke(request: Any, token_id: UUID) -> HttpResponse:
     if request.method == "POST" and submit(
         request, form, lambda values: tokens.revoke_token(request.actor, row.pk)
     ):
-        return done(request, reverse("tokens"), f"{row.name} is revoked.")
+        return done(request, reverse("tokens"), gettext("%(name)s is revoked.") % {"name": row.name})
     return _ask(request, form, row, reverse("tokens"))
 
 
 def _ask(request: Any, form: ConfirmForm, row: ApiToken, back: str) -> HttpResponse:
     if row.last_used_at is None:
-        use = "It was never used."
+        use = gettext("It was never used.")
     else:
-        age = timezone.now() - row.last_used_at
-        days, where = age.days, f", from {row.last_used_ip}" if row.last_used_ip else ""
-        use = f"It was last used {'today' if days < 1 else f'{days} days ago' if days > 1 else 'yesterday'}{where}."
+        days = (timezone.now() - row.last_used_at).days
+        if days < 1:
+            use = gettext("It was last used today%(where)s.")
+        elif days == 1:
+            use = gettext("It was last used yesterday%(where)s.")
+        else:
+            use = ngettext(
+                "It was last used %(days)s day ago%(where)s.",
+                "It was last used %(days)s days ago%(where)s.",
+                days,
+            )
+        where = gettext(", from %(address)s") % {"address": row.last_used_ip} if row.last_used_ip else ""
+        use %= {"days": days, "where": where}
     return confirm(
         request,
         form,
-        title=f"Revoke {row.name}?",
-        words=f"The token that begins with {row.prefix}. {use}",
+        title=gettext("Revoke %(name)s?") % {"name": row.name},
+        words=gettext("The token that begins with %(prefix)s. %(use)s") % {"prefix": row.prefix, "use": use},
         consequences=[
-            ("ban", "Whatever uses it is refused from its next request on."),
-            ("rotate-ccw", "It cannot be brought back: make a new one and hand that out."),
+            ("ban", gettext("Whatever uses it is refused from its next request on.")),
+            ("rotate-ccw", gettext("It cannot be brought back: make a new one and hand that out.")),
         ],
-        button="Revoke token",
+        button=gettext("Revoke token"),
         cancel=back,
         danger=True,
     )
@@ -222,10 +249,12 @@ def vault_token_list(request: Any, vault: Vault) -> HttpResponse:
         now=timezone.now(),
         owners=True,
         in_vault=vault,
-        empty_title="No token reaches this vault",
-        empty_words="A token lets a program use the API as its owner, within bounds that the owner sets.",
+        empty_title=gettext("No token reaches this vault"),
+        empty_words=gettext(
+            "A token lets a program use the API as its owner, within bounds that the owner sets."
+        ),
         empty_url=f"{reverse('token-create')}?vault={vault.pk}",
-        empty_button="Create token",
+        empty_button=gettext("Create token"),
     )
     context = {"help": HELP, "tabs": people_tabs(request.actor, vault, "vault-tokens"), "wide": wide}
     return list_page(request, "vault/tokens/vault_list.html", found, context)
@@ -244,5 +273,10 @@ def vault_token_revoke(request: Any, vault: Vault, token_id: UUID) -> HttpRespon
         form,
         lambda values: tokens.revoke_vault_token(request.actor, vault.pk, row.pk, reason=values["reason"]),
     ):
-        return done(request, back, f"{row.name} of {row.user.get_full_name()} is revoked.")
+        return done(
+            request,
+            back,
+            gettext("%(name)s of %(user)s is revoked.")
+            % {"name": row.name, "user": row.user.get_full_name()},
+        )
     return _ask(request, form, row, back)

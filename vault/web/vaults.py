@@ -11,6 +11,7 @@ from django import forms
 from django.db.models import Count, Q
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from vault.api.vaults import VAULTS
 from vault.errors import Conflict
@@ -25,27 +26,42 @@ from vault.web.lists import Column, FilterMenu, list_page, read_list
 
 MANAGE = Permission.APPLIANCE_MANAGE_VAULTS
 COLUMNS = (
-    Column("name", "Name", ordering="name", always=True),
-    Column("state", "State"),
-    Column("admins", "Vault admins", num=True),
-    Column("members", "Members", num=True),
-    Column("created", "Created", ordering="created_at"),
-    Column("id", "Id", shown=False),
+    Column("name", gettext_noop("Name"), ordering="name", always=True),
+    Column("state", gettext_noop("State")),
+    Column("admins", gettext_noop("Vault admins"), num=True),
+    Column("members", gettext_noop("Members"), num=True),
+    Column("created", gettext_noop("Created"), ordering="created_at"),
+    Column("id", gettext_noop("Id"), shown=False),
 )
 MENUS = (
-    FilterMenu("state", "State", tuple((str(v), str(label)) for v, label in Vault.State.choices)),
-    FilterMenu("blocked", "Blocked", (("true", "Blocked"), ("false", "Not blocked")), many=False),
+    FilterMenu(
+        "state", gettext_noop("State"), tuple((str(v), str(label)) for v, label in Vault.State.choices)
+    ),
+    FilterMenu(
+        "blocked",
+        gettext_noop("Blocked"),
+        (("true", gettext_noop("Blocked")), ("false", gettext_noop("Not blocked"))),
+        many=False,
+    ),
 )
 HELP = {
-    "title": "What a vault is",
+    "title": gettext_noop("What a vault is"),
     "words": (
         (
-            "A vault is a tenant: its own people, CSP accounts, key sets and keys, under a key encryption key of its own. "
-            "What is in one vault cannot be seen from another."
+            gettext_noop(
+                "A vault is a tenant: its own people, CSP accounts, key sets and keys, under a key encryption key of its own. "
+                "What is in one vault cannot be seen from another."
+            )
         ),
-        "As appliance admin you make vaults and switch them off and on. You see no keys in a vault unless you are a member of it.",
+        gettext_noop(
+            "As appliance admin you make vaults and switch them off and on. You see no keys in a vault "
+            "unless you are a member of it."
+        ),
     ),
-    "links": (("Who may do what", "permissions"), ("Architecture", "architecture")),
+    "links": (
+        (gettext_noop("Who may do what"), "permissions"),
+        (gettext_noop("Architecture"), "architecture"),
+    ),
 }
 
 
@@ -53,7 +69,7 @@ class VaultForm(PageForm):
     """Name and description."""
 
     name = forms.CharField(
-        max_length=100, help_text="Such as a department or a customer. It can be changed later."
+        max_length=100, help_text=gettext_lazy("Such as a department or a customer. It can be changed later.")
     )
     description = forms.CharField(max_length=1000, required=False, widget=forms.Textarea(attrs={"rows": "2"}))
 
@@ -62,13 +78,15 @@ class NewVaultForm(VaultForm):
     """A vault and the person who will look after it."""
 
     type = forms.ChoiceField(choices=Vault.Type.choices, initial=Vault.Type.CLOUD_KEY_MANAGEMENT)
-    admin_name = forms.CharField(max_length=150, label="Admin's name")
+    admin_name = forms.CharField(max_length=150, label=gettext_lazy("Admin's name"))
     admin_email = forms.CharField(
         max_length=254,
-        label="Admin's e-mail",
+        label=gettext_lazy("Admin's e-mail"),
         widget=forms.EmailInput(attrs={"autocomplete": "off"}),
-        help_text="They get a one-time password by mail, or you see it once, here, when no mail is set up. "
-        "Somebody who has an account keeps their password.",
+        help_text=gettext_lazy(
+            "They get a one-time password by mail, or you see it once, here, when no mail is set up. "
+            "Somebody who has an account keeps their password."
+        ),
     )
     field_order = ("type", "name", "description", "admin_name", "admin_email")
 
@@ -88,11 +106,13 @@ def vault_list(request: Any) -> HttpResponse:
         id="vaults",
         row_template="vault/vaults/row.html",
         menus=MENUS,
-        search_words="Search name or description",
-        empty_title="Make the first vault",
-        empty_words="A vault holds the keys of one department or customer. Its admin signs in and sets up the rest.",
+        search_words=gettext("Search name or description"),
+        empty_title=gettext("Make the first vault"),
+        empty_words=gettext(
+            "A vault holds the keys of one department or customer. Its admin signs in and sets up the rest."
+        ),
         empty_url=reverse("vault-create"),
-        empty_button="Create vault",
+        empty_button=gettext("Create vault"),
     )
     return list_page(request, "vault/vaults/list.html", found, {"help": HELP})
 
@@ -106,18 +126,26 @@ def vault_create(request: Any) -> HttpResponse:
         if made is not None:
             url = reverse("vault-detail", args=[made.vault.pk])
             if made.one_time_password is None:
-                told = f" {made.admin.email} was told by mail." if made.mailed else ""
-                return done(request, url, f"Vault {made.vault.name} is made.{told}")
+                told = (
+                    gettext(" %(email)s was told by mail.") % {"email": made.admin.email}
+                    if made.mailed
+                    else ""
+                )
+                return done(
+                    request,
+                    url,
+                    gettext("Vault %(name)s is made.%(told)s") % {"name": made.vault.name, "told": told},
+                )
             once.remember(request, url)
             # Shown by this answer alone: it is stored nowhere, and sending the form again leads to the vault.
             secret = made.one_time_password.reveal_text()
-            context = {"made": made, "secrets": [("One-time password", secret)], "then": url}
+            context = {"made": made, "secrets": [(gettext("One-time password"), secret)], "then": url}
             context["download"] = {
                 "vault": made.vault.name,
                 "email": made.admin.email,
                 "one_time_password": secret,
             }
-            context["plain"] = [("Sign-in name", made.admin.email)]
+            context["plain"] = [(gettext("Sign-in name"), made.admin.email)]
             return page(request, "vault/vaults/created.html", {**context, "help": HELP})
     return page(request, "vault/vaults/create.html", {"form": form, "help": HELP}, status=form.status)
 
@@ -137,7 +165,7 @@ def vault_detail(request: Any, vault_id: UUID) -> HttpResponse:
 
 def _possible(request: Any, row: Vault) -> dict[str, Can]:
     living = row.state != Vault.State.DESTROYED
-    gone = Can(False, "This vault was destroyed.")
+    gone = Can(False, gettext("This vault was destroyed."))
     return {
         "can_edit": Can(True) if living else gone,
         "can_block": can(request.actor, Permission.VAULT_BLOCK, row) if living else gone,
@@ -145,7 +173,7 @@ def _possible(request: Any, row: Vault) -> dict[str, Can]:
         if not living
         else Can(True)
         if row.state == Vault.State.DISABLED
-        else Can(False, "Disable the vault first, and see who misses it."),
+        else Can(False, gettext("Disable the vault first, and see who misses it.")),
     }
 
 
@@ -165,7 +193,7 @@ def vault_edit(request: Any, vault_id: UUID) -> HttpResponse:
             target=row,
         )
         if changed is not None:
-            return done(request, reverse("vault-detail", args=[vault_id]), "Saved.")
+            return done(request, reverse("vault-detail", args=[vault_id]), gettext("Saved."))
     return page(
         request, "vault/vaults/edit.html", {"form": form, "row": row, "help": HELP}, status=form.status
     )
@@ -188,52 +216,65 @@ class Switch:
 SWITCHES = {
     "disable": Switch(
         vaults.disable_vault,
-        "Disable {name}?",
-        "From now on every use of every key of this vault is refused.",
-        "Disable vault",
-        "{name} is disabled.",
+        gettext_noop("Disable {name}?"),
+        gettext_noop("From now on every use of every key of this vault is refused."),
+        gettext_noop("Disable vault"),
+        gettext_noop("{name} is disabled."),
         (
-            ("ban", "Data under its keys cannot be read by any service until it is enabled again."),
-            ("lock", "Its keys, stores and accounts cannot be changed meanwhile."),
-            ("undo-2", "Nothing is lost: enabling brings everything back, each key as its own state says."),
+            (
+                "ban",
+                gettext_noop("Data under its keys cannot be read by any service until it is enabled again."),
+            ),
+            ("lock", gettext_noop("Its keys, stores and accounts cannot be changed meanwhile.")),
+            (
+                "undo-2",
+                gettext_noop(
+                    "Nothing is lost: enabling brings everything back, each key as its own state says."
+                ),
+            ),
         ),
         danger=True,
         reason="required",
     ),
     "enable": Switch(
         vaults.enable_vault,
-        "Enable {name}?",
-        "Its keys serve again, each as its own state says.",
-        "Enable vault",
-        "{name} is enabled.",
+        gettext_noop("Enable {name}?"),
+        gettext_noop("Its keys serve again, each as its own state says."),
+        gettext_noop("Enable vault"),
+        gettext_noop("{name} is enabled."),
         (
             (
                 "circle-check",
-                "Data becomes readable as soon as the nodes have confirmed, in most cases within a second.",
+                gettext_noop(
+                    "Data becomes readable as soon as the nodes have confirmed, in most cases within a second."
+                ),
             ),
         ),
     ),
     "block": Switch(
         vaults.block_vault,
-        "Block {name}?",
-        "From now on every use of every key of this vault is refused by the data plane.",
-        "Block vault",
-        "{name} is blocked.",
+        gettext_noop("Block {name}?"),
+        gettext_noop("From now on every use of every key of this vault is refused by the data plane."),
+        gettext_noop("Block vault"),
+        gettext_noop("{name} is blocked."),
         (
-            ("ban", "Every service that asks for a key gets a refusal, at once, on every node."),
-            ("cloud", "Nothing changes in AWS, and everything can still be configured here."),
-            ("users", "Unblocking may need another person's consent."),
+            (
+                "ban",
+                gettext_noop("Every service that asks for a key gets a refusal, at once, on every node."),
+            ),
+            ("cloud", gettext_noop("Nothing changes in AWS, and everything can still be configured here.")),
+            ("users", gettext_noop("Unblocking may need another person's consent.")),
         ),
         danger=True,
         reason="required",
     ),
     "unblock": Switch(
         vaults.unblock_vault,
-        "Unblock {name}?",
-        "Its keys serve again, each as its own state says.",
-        "Unblock vault",
-        "{name} is unblocked.",
-        (("circle-check", "Data becomes readable as soon as the nodes have confirmed."),),
+        gettext_noop("Unblock {name}?"),
+        gettext_noop("Its keys serve again, each as its own state says."),
+        gettext_noop("Unblock vault"),
+        gettext_noop("{name} is unblocked."),
+        (("circle-check", gettext_noop("Data becomes readable as soon as the nodes have confirmed.")),),
     ),
 }
 
@@ -268,11 +309,11 @@ def _switch(request: Any, row: Vault, verb: str, back: str) -> HttpResponse:
         )
         if changed is not None:
             told = confirmation_words(wait_for_generation(changed.generation))
-            return done(request, back, f"{switch.done.format(name=row.name)} {told}")
+            return done(request, back, f"{gettext(switch.done).format(name=row.name)} {told}")
     return confirm(
         request,
         form,
-        title=switch.title.format(name=row.name),
+        title=gettext(switch.title).format(name=row.name),
         words=switch.words,
         consequences=switch.consequences,
         button=switch.button,
@@ -284,10 +325,18 @@ def _switch(request: Any, row: Vault, verb: str, back: str) -> HttpResponse:
 def confirmation_words(confirmation: Confirmation) -> str:
     """How far the data plane has followed, in one sentence."""
     if confirmation.counted == 0:
-        return "No worker is running; the first to start begins with this state."
+        return gettext("No worker is running; the first to start begins with this state.")
     if confirmation.complete:
-        return f"Confirmed by {confirmation.confirmed} of {confirmation.counted} workers in {confirmation.milliseconds} ms."
-    return (
-        f"{confirmation.confirmed} of {confirmation.counted} workers have confirmed; "
-        f"the others close by themselves within {confirmation.bound_s:.0f} s."
-    )
+        return gettext("Confirmed by %(confirmed)s of %(counted)s workers in %(milliseconds)s ms.") % {
+            "confirmed": confirmation.confirmed,
+            "counted": confirmation.counted,
+            "milliseconds": confirmation.milliseconds,
+        }
+    return gettext(
+        "%(confirmed)s of %(counted)s workers have confirmed; the others close by themselves within "
+        "%(bound_s)s s."
+    ) % {
+        "confirmed": confirmation.confirmed,
+        "counted": confirmation.counted,
+        "bound_s": f"{confirmation.bound_s:.0f}",
+    }

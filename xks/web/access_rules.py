@@ -11,6 +11,7 @@ from uuid import UUID
 from django import forms
 from django.http import HttpResponse, HttpResponseRedirect
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.models import CloudKey, XksKeyStore
 from vault.errors import Conflict, NotFound, ValidationFailed
@@ -46,19 +47,28 @@ MOST_KEYS = 200
 MOST_TOLD = 50
 DAYS = (1, 7, 30)
 HELP = {
-    "title": "What access rules are",
+    "title": gettext_noop("What access rules are"),
     "words": (
         (
-            "AWS IAM decides who may use a KMS key, and Keystead trusts that. Access rules decide once more, outside AWS: no IAM policy, "
-            "however wrong, lets through what they refuse."
+            gettext_noop(
+                "AWS IAM decides who may use a KMS key, and Keystead trusts that. Access rules "
+                "decide once more, outside AWS: no IAM policy, "
+                "however wrong, lets through what they refuse."
+            )
         ),
         (
-            "The first denial that matches refuses. Then, if there is any allow rule, one must match. A condition on something that the "
-            "request does not have never holds, negated or not. Rules of the store and of the key must both let a use through."
+            gettext_noop(
+                "The first denial that matches refuses. Then, if there is any allow rule, one must "
+                "match. A condition on something that the "
+                "request does not have never holds, negated or not. Rules of the store and of the key must both let a use through."
+            )
         ),
-        "Write a version, try it on recorded traffic, put it in the shadow, and enforce it when it denies nobody that you need.",
+        gettext_noop(
+            "Write a version, try it on recorded traffic, put it in the shadow, and enforce it when it "
+            "denies nobody that you need."
+        ),
     ),
-    "links": (("Access rules and limits", "access-rules"),),
+    "links": ((gettext_noop("Access rules and limits"), "access-rules"),),
 }
 
 
@@ -263,7 +273,10 @@ def rules_edit(request: Any, vault: Vault, store_id: UUID, key_id: UUID | None =
         number = saved.number if isinstance(saved, AccessRuleVersion) else 1
         url = f"{owner.url('xks-rules-dry-run')}?version={number}"
         return done(
-            request, url, f"Version {number} is written. Nothing is enforced by it; this is what it would do."
+            request,
+            url,
+            gettext("Version %(number)s is written. Nothing is enforced by it; this is what it would do.")
+            % {"number": number},
         )
     return _editor(request, owner, form, rows, view, text, status=form.status)
 
@@ -422,7 +435,8 @@ class EnforceForm(ConfirmForm):
     """Asked once more when the rules would refuse everybody."""
 
     even_if_it_locks_out = forms.BooleanField(
-        required=False, label="Enforce them although they refuse everybody, AWS's own services included"
+        required=False,
+        label=gettext_lazy("Enforce them although they refuse everybody, AWS's own services included"),
     )
 
     def __init__(self, *args: Any, locks_out: bool, **kwargs: Any) -> None:
@@ -450,36 +464,46 @@ def rules_enforce(request: Any, vault: Vault, store_id: UUID, key_id: UUID | Non
         changed = submit(request, form, enforce)
         if changed is not None:
             told = confirmation_words(wait_for_generation(changed[1]))
-            what = f"Version {number} is enforced" if number is not None else "AWS IAM alone is trusted again"
+            what = (
+                gettext("Version %(number)s is enforced") % {"number": number}
+                if number is not None
+                else gettext("AWS IAM alone is trusted again")
+            )
             return done(request, back, f"{what}. {told}")
     if version is None:
         return confirm(
-            request, form, title=f"Trust AWS IAM for {owner.name}?",
-            words="From now on Keystead refuses nothing on account of these rules: what AWS IAM allows is answered.",
-            consequences=(("history", "The versions stay, and can be enforced again."),),
-            button="Trust AWS IAM", cancel=back,
+            request, form, title=gettext("Trust AWS IAM for %(name)s?") % {"name": owner.name},
+            words=gettext("From now on Keystead refuses nothing on account of these rules: what AWS IAM allows is answered."),
+            consequences=(("history", gettext("The versions stay, and can be enforced again.")),),
+            button=gettext("Trust AWS IAM"), cancel=back,
         )  # fmt: skip
     found, refused = _tried(request, owner, version, 7)
     told = found.sentence if found is not None else (refused.message if refused is not None else "")
-    first = f"On the last 7 days' traffic it {told}." if found is not None and found.judged else told
+    first = (
+        gettext("On the last 7 days' traffic it %(told)s.") % {"told": told}
+        if found is not None and found.judged
+        else told
+    )
     consequences = [
         ("activity", first),
         (
             "ban",
-            "What it refuses gets AccessDeniedException at once; CloudTrail shows the rule's name to the caller.",
+            gettext(
+                "What it refuses gets AccessDeniedException at once; CloudTrail shows the rule's name to the caller."
+            ),
         ),
     ]
     if owner.key is None:
         consequences.append(
-            ("key-round", "It judges every key of this store; a key's own rules come on top.")
+            ("key-round", gettext("It judges every key of this store; a key's own rules come on top."))
         )
     return confirm(
         request,
         form,
-        title=f"Enforce version {number} for {owner.name}?",
-        words="From now on every use is judged by these rules, after AWS IAM has allowed it.",
+        title=gettext("Enforce version %(number)s for %(name)s?") % {"number": number, "name": owner.name},
+        words=gettext("From now on every use is judged by these rules, after AWS IAM has allowed it."),
         consequences=consequences,
-        button=f"Enforce version {number}",
+        button=gettext("Enforce version %(number)s") % {"number": number},
         cancel=back,
         danger=True,
     )
@@ -505,20 +529,24 @@ def rules_shadow(request: Any, vault: Vault, store_id: UUID, key_id: UUID | None
 
         if submit(request, form, shadow) is not None:
             told = (
-                f"Version {number} is in the shadow." if number is not None else "Nothing is in the shadow."
+                gettext("Version %(number)s is in the shadow.") % {"number": number}
+                if number is not None
+                else gettext("Nothing is in the shadow.")
             )
             return done(request, back, told)
     if number is None:
         return confirm(
-            request, form, title="End the shadow?", words="Nothing is counted any more; what is enforced stays.",
-            button="End shadow", cancel=back,
+            request, form, title=gettext("End the shadow?"), words=gettext("Nothing is counted any more; what is enforced stays."),
+            button=gettext("End shadow"), cancel=back,
         )  # fmt: skip
     return confirm(
         request,
         form,
-        title=f"Put version {number} in the shadow?",
-        words="Live traffic is judged by it beside what is enforced. What it would deny is counted, and nothing is denied.",
-        consequences=(("rotate-ccw", "Counting begins at nought."),),
-        button=f"Shadow version {number}",
+        title=gettext("Put version %(number)s in the shadow?") % {"number": number},
+        words=gettext(
+            "Live traffic is judged by it beside what is enforced. What it would deny is counted, and nothing is denied."
+        ),
+        consequences=(("rotate-ccw", gettext("Counting begins at nought.")),),
+        button=gettext("Shadow version %(number)s") % {"number": number},
         cancel=back,
     )

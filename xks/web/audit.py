@@ -17,6 +17,7 @@ from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
+from django.utils.translation import gettext, gettext_noop
 
 from cloudkeys.web.links import object_url
 from vault.actions import Action
@@ -34,22 +35,26 @@ IN_VAULT, OF_APPLIANCE = Permission.AUDIT_VIEW, Permission.APPLIANCE_VIEW_AUDIT
 EXPORT = "/api/v1/audit-events/export"
 MOST_PEOPLE = 100
 COLUMNS = (
-    Column("at", "When", ordering="at", always=True),
-    Column("action", "What"),
-    Column("object", "On what"),
-    Column("person", "Who"),
-    Column("outcome", "Outcome"),
-    Column("reason", "Reason", shown=False),
-    Column("via", "Through", shown=False),
-    Column("source", "From address", shown=False),
-    Column("request", "Request id", shown=False),
+    Column("at", gettext_noop("When"), ordering="at", always=True),
+    Column("action", gettext_noop("What")),
+    Column("object", gettext_noop("On what")),
+    Column("person", gettext_noop("Who")),
+    Column("outcome", gettext_noop("Outcome")),
+    Column("reason", gettext_noop("Reason"), shown=False),
+    Column("via", gettext_noop("Through"), shown=False),
+    Column("source", gettext_noop("From address"), shown=False),
+    Column("request", gettext_noop("Request id"), shown=False),
 )
-OUTCOMES = (("SUCCESS", "Done"), ("FAILURE", "Failed"), ("DENIED", "Refused"))
+OUTCOMES = (
+    ("SUCCESS", gettext_noop("Done")),
+    ("FAILURE", gettext_noop("Failed")),
+    ("DENIED", gettext_noop("Refused")),
+)
 SPANS = (
-    ("1h", "Last hour", 1),
-    ("24h", "Last 24 hours", 24),
-    ("7d", "Last 7 days", 168),
-    ("30d", "Last 30 days", 720),
+    ("1h", gettext_noop("Last hour"), 1),
+    ("24h", gettext_noop("Last 24 hours"), 24),
+    ("7d", gettext_noop("Last 7 days"), 168),
+    ("30d", gettext_noop("Last 30 days"), 720),
 )
 _VERBS = {
     "csp": "CSP",
@@ -62,19 +67,28 @@ _VERBS = {
     "kms": "KMS",
 }
 HELP = {
-    "title": "What the audit record is",
+    "title": gettext_noop("What the audit record is"),
     "words": (
         (
-            "Every change, every refused attempt and every sign-in is an event, written in the same transaction as what it tells of. "
-            "Nothing in Keystead changes or deletes one. Names are as they were then."
+            gettext_noop(
+                "Every change, every refused attempt and every sign-in is an event, written in the same transaction as what it tells of. "
+                "Nothing in Keystead changes or deletes one. Names are as they were then."
+            )
         ),
         (
-            "Events are linked in a chain, the chain is sealed with a signature, and Keystead verifies it every hour. "
-            "Somebody who alters the database by hand is found out by the next verification."
+            gettext_noop(
+                "Events are linked in a chain, the chain is sealed with a signature, and Keystead verifies it every hour. "
+                "Somebody who alters the database by hand is found out by the next verification."
+            )
         ),
-        "What AWS asked of a key is in the journal, not here: see the key's use, or Find a request.",
+        gettext_noop(
+            "What AWS asked of a key is in the journal, not here: see the key's use, or Find a request."
+        ),
     ),
-    "links": (("The journal and its proof", "journal"), ("Send it to a SIEM", "siem")),
+    "links": (
+        (gettext_noop("The journal and its proof"), "journal"),
+        (gettext_noop("Send it to a SIEM"), "siem"),
+    ),
 }
 
 
@@ -131,8 +145,8 @@ def words_of(action: str) -> str:
 
 def _menus() -> tuple[FilterMenu, ...]:
     return (
-        FilterMenu("outcome", "Outcome", OUTCOMES),
-        FilterMenu("within", "Time", tuple((name, words) for name, words, _ in SPANS), many=False),
+        FilterMenu("outcome", gettext("Outcome"), OUTCOMES),
+        FilterMenu("within", gettext("Time"), tuple((name, words) for name, words, _ in SPANS), many=False),
     )
 
 
@@ -197,8 +211,8 @@ def _list(request: Any, vault: Vault | None, rows: Any, people: list[str]) -> Ht
         given={f.name: request.GET.get(f.name, "") for f in listing.filters},
         export=f"{EXPORT}?{_export_query(request, listing, vault)}",
         vault=vault,
-        empty_title="Nothing has happened yet",
-        empty_words="Every change and every refused attempt in this vault will stand here.",
+        empty_title=gettext("Nothing has happened yet"),
+        empty_words=gettext("Every change and every refused attempt in this vault will stand here."),
     )
     for event in found.rows:
         event.words = words_of(event.action)
@@ -240,9 +254,9 @@ def _detail(request: Any, vault: Vault | None, event: AuditEvent, back: str) -> 
     around = [
         (words, f"{back}?{urlencode(query)}")
         for words, query in (
-            ("Same request", {"request_id": event.request_id}),
-            ("Same object", {"object": event.target_id or event.target_name}),
-            ("Same person", {"person": event.actor_id or event.actor_name}),
+            (gettext("Same request"), {"request_id": event.request_id}),
+            (gettext("Same object"), {"object": event.target_id or event.target_name}),
+            (gettext("Same person"), {"person": event.actor_id or event.actor_name}),
         )
         if all(query.values())
     ]

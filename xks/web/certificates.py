@@ -12,6 +12,7 @@ from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from vault.errors import Conflict
 from vault.permissions import Permission
@@ -27,18 +28,23 @@ MANAGE = Permission.APPLIANCE_MANAGE_CERTIFICATES
 MAX_PEM = checks.MAX_PEM_CHARACTERS
 SOON_DAYS = 30
 HELP = {
-    "title": "What this certificate is for",
+    "title": gettext_noop("What this certificate is for"),
     "words": (
         (
-            "AWS KMS calls the endpoint over TLS and trusts a published list of public authorities, and no other. The certificate must be "
-            "for the endpoint's host name."
+            gettext_noop(
+                "AWS KMS calls the endpoint over TLS and trusts a published list of public "
+                "authorities, and no other. The certificate must be "
+                "for the endpoint's host name."
+            )
         ),
         (
-            "One endpoint serves all vaults. Installed here, every node changes over within about a second and fails no request. With "
-            "nothing installed each node serves a certificate of its own, which the simulator accepts and AWS does not."
+            gettext_noop(
+                "One endpoint serves all vaults. Installed here, every node changes over within about a second and fails no request. With "
+                "nothing installed each node serves a certificate of its own, which the simulator accepts and AWS does not."
+            )
         ),
     ),
-    "links": (("Certificates", "certificates"), ("HAProxy in front", "haproxy")),
+    "links": ((gettext_noop("Certificates"), "certificates"), (gettext_noop("HAProxy in front"), "haproxy")),
 }
 
 
@@ -55,10 +61,10 @@ class NodeRow:
 
 
 _SOURCES = {
-    "installed": "the installed one",
-    "default": "one of its own",
-    "file": "a file on that node",
-    "off": "none: TLS ends before it",
+    "installed": gettext_noop("the installed one"),
+    "default": gettext_noop("one of its own"),
+    "file": gettext_noop("a file on that node"),
+    "off": gettext_noop("none: TLS ends before it"),
 }
 
 
@@ -133,11 +139,11 @@ class ChainForm(PageForm):
         max_length=MAX_PEM,
         required=False,
         strip=False,
-        label="Certificate and chain",
+        label=gettext_lazy("Certificate and chain"),
         widget=forms.Textarea(attrs={"rows": "8", "spellcheck": "false", "class": "mono"}),
-        help_text="PEM: the endpoint's own certificate first, then its issuers.",
+        help_text=gettext_lazy("PEM: the endpoint's own certificate first, then its issuers."),
     )
-    chain_file = forms.FileField(required=False, label="Or as a file", max_length=255)
+    chain_file = forms.FileField(required=False, label=gettext_lazy("Or as a file"), max_length=255)
 
     def clean(self) -> dict[str, Any]:
         """A file stands for the text."""
@@ -149,18 +155,24 @@ class ChainForm(PageForm):
             if given is not None:
                 values[name] = _text_of(self, f"{name}_file", given)
             if not values.get(name) and name not in self.errors and f"{name}_file" not in self.errors:
-                self.add_error(name, "Paste it, or choose a file.")
+                self.add_error(name, gettext("Paste it, or choose a file."))
         return values
 
 
 def _text_of(form: PageForm, name: str, given: Any) -> str:
     if given.size > MAX_PEM:
-        form.add_error(name, f"This file is longer than {MAX_PEM:,} bytes: it is no certificate in PEM.")
+        form.add_error(
+            name,
+            gettext("This file is longer than %(MAX_PEM)s bytes: it is no certificate in PEM.")
+            % {"MAX_PEM": f"{MAX_PEM:,}"},
+        )
         return ""
     try:
         text: str = given.read().decode("utf-8")
     except UnicodeDecodeError:
-        form.add_error(name, "This file is no text. Give PEM; openssl x509 -inform der -in FILE makes it.")
+        form.add_error(
+            name, gettext("This file is no text. Give PEM; openssl x509 -inform der -in FILE makes it.")
+        )
         return ""
     return text
 
@@ -172,7 +184,7 @@ class InstallForm(ChainForm):
         max_length=MAX_PEM,
         required=False,
         strip=False,
-        label="Private key",
+        label=gettext_lazy("Private key"),
         widget=UnrepeatedTextarea(
             attrs={
                 "rows": "5",
@@ -182,10 +194,12 @@ class InstallForm(ChainForm):
                 "class": "mono",
             }
         ),
-        help_text="PEM, not encrypted. It is kept wrapped under the root key, and leaves only to the nodes. This page never "
-        "shows it again: after a correction give it once more.",
+        help_text=gettext_lazy(
+            "PEM, not encrypted. It is kept wrapped under the root key, and leaves only to the nodes. This page never "
+            "shows it again: after a correction give it once more."
+        ),
     )
-    private_key_file = forms.FileField(required=False, label="Or as a file", max_length=255)
+    private_key_file = forms.FileField(required=False, label=gettext_lazy("Or as a file"), max_length=255)
     field_order = ("chain", "chain_file", "private_key", "private_key_file")
 
 
@@ -209,14 +223,26 @@ def checks_of(report: checks.Report, now: datetime | None = None) -> list[Check]
         found += [
             Check(
                 "ok",
-                f"It is for {', '.join(checks.alternative_names(leaf))}, the endpoint's host among them.",
+                gettext("It is for %(alternative_names)s, the endpoint's host among them.")
+                % {"alternative_names": ", ".join(checks.alternative_names(leaf))},
             ),
-            Check("ok", f"Good for {days} more days, until {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC."),
-            Check("ok", f"The chain of {len(report.chain)} is complete and in order."),
-            Check("ok", f"The private key belongs to it ({checks.describe_key(report.usable_key)})."),
+            Check(
+                "ok",
+                gettext("Good for %(days)s more days, until %(not_valid_after_utc)s UTC.")
+                % {"days": days, "not_valid_after_utc": f"{leaf.not_valid_after_utc:%Y-%m-%d %H:%M}"},
+            ),
+            Check(
+                "ok",
+                gettext("The chain of %(chain)s is complete and in order.") % {"chain": len(report.chain)},
+            ),
+            Check(
+                "ok",
+                gettext("The private key belongs to it (%(describe_key)s).")
+                % {"describe_key": checks.describe_key(report.usable_key)},
+            ),
         ]
         if report.aws_trusted:
-            found.append(Check("ok", "It leads to an authority of AWS's list."))
+            found.append(Check("ok", gettext("It leads to an authority of AWS's list.")))
     return found
 
 
@@ -252,7 +278,9 @@ def certificate_install(request: Any) -> HttpResponse:
 
 def _installed(request: Any) -> HttpResponse:
     return done(
-        request, reverse("certificates"), "Installed. The nodes change over now, each as it confirms below."
+        request,
+        reverse("certificates"),
+        gettext("Installed. The nodes change over now, each as it confirms below."),
     )
 
 
@@ -265,12 +293,17 @@ class RequestForm(PageForm):
     names = forms.CharField(
         max_length=8000,
         required=False,
-        label="Host names",
+        label=gettext_lazy("Host names"),
         widget=forms.Textarea(attrs={"rows": "3", "spellcheck": "false"}),
-        help_text="One a line; wildcards are allowed. The first becomes the common name, which AWS compares with the endpoint.",
+        help_text=gettext_lazy(
+            "One a line; wildcards are allowed. The first becomes the common name, which AWS compares with "
+            "the endpoint."
+        ),
     )
     key_type = forms.ChoiceField(
-        choices=[(name, name) for name in service.KEY_TYPES], widget=forms.RadioSelect, label="Key"
+        choices=[(name, name) for name in service.KEY_TYPES],
+        widget=forms.RadioSelect,
+        label=gettext_lazy("Key"),
     )
 
 
@@ -292,7 +325,9 @@ def certificate_request(request: Any) -> HttpResponse:
         )
         if made is not None:
             url = reverse("certificate", args=[made.pk])
-            return done(request, url, "The key is made and stays here. Give the request to your authority.")
+            return done(
+                request, url, gettext("The key is made and stays here. Give the request to your authority.")
+            )
     context = {"form": form, "host": service.endpoint_host(), "help": HELP}
     return page(request, "xks/certificates/request.html", context, status=form.status)
 
@@ -349,10 +384,11 @@ def certificate_activate(request: Any, certificate_id: UUID) -> HttpResponse:
     return confirm(
         request,
         form,
-        title="Serve this certificate again?",
-        words=f"For {', '.join(row.names)}, good until {row.not_after:%Y-%m-%d}. It is checked again first.",
-        consequences=(("history", "The one that is served now is kept, and can be served again."),),
-        button="Serve certificate",
+        title=gettext("Serve this certificate again?"),
+        words=gettext("For %(names)s, good until %(not_after)s. It is checked again first.")
+        % {"names": ", ".join(row.names), "not_after": f"{row.not_after:%Y-%m-%d}"},
+        consequences=(("history", gettext("The one that is served now is kept, and can be served again.")),),
+        button=gettext("Serve certificate"),
         cancel=reverse("certificates"),
     )
 
@@ -373,23 +409,25 @@ def certificate_delete(request: Any, certificate_id: UUID) -> HttpResponse:
             return (service.delete_certificate(request.actor, row.pk, expected_revision=form.expected),)
 
         if submit(request, form, delete, target=row) is not None:
-            return done(request, back, "Deleted with its key.")
-    consequences = [("trash-2", "Its private key is erased with it. It cannot be served again.")]
+            return done(request, back, gettext("Deleted with its key."))
+    consequences = [("trash-2", gettext("Its private key is erased with it. It cannot be served again."))]
     if active:
         consequences.insert(
             0,
             (
                 "ban",
-                "Every node goes back to a certificate of its own, which AWS does not accept: no key in AWS can be used then.",
+                gettext(
+                    "Every node goes back to a certificate of its own, which AWS does not accept: no key in AWS can be used then."
+                ),
             ),
         )
     return confirm(
         request,
         form,
-        title=f"Delete the certificate for {name}?",
-        words="It is served now." if active else "It is not served.",
+        title=gettext("Delete the certificate for %(name)s?") % {"name": name},
+        words=gettext("It is served now.") if active else gettext("It is not served."),
         consequences=consequences,
-        button="Delete certificate",
+        button=gettext("Delete certificate"),
         cancel=back,
         danger=True,
     )
@@ -405,9 +443,9 @@ class RootsForm(PageForm):
         max_length=MAX_PEM,
         required=False,
         strip=False,
-        label="Clients' authorities",
+        label=gettext_lazy("Clients' authorities"),
         widget=forms.Textarea(attrs={"rows": "10", "spellcheck": "false", "class": "mono"}),
-        help_text="PEM. Empty: no client certificate is asked for.",
+        help_text=gettext_lazy("PEM. Empty: no client certificate is asked for."),
     )
 
 
@@ -427,6 +465,6 @@ def client_roots(request: Any) -> HttpResponse:
             target=row,
         )
         if saved is not None:
-            toast(request, "Saved. The nodes change over now, each as it confirms below.")
+            toast(request, gettext("Saved. The nodes change over now, each as it confirms below."))
             return done(request, reverse("certificates"))
     return page(request, "xks/certificates/roots.html", {"form": form, "help": HELP}, status=form.status)

@@ -14,6 +14,8 @@ from uuid import UUID
 from django import forms
 from django.http import HttpResponse
 from django.utils import timezone
+from django.utils.text import format_lazy
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.models import CloudKey
 from cloudkeys.schedules import MAX_WINDOW_DAYS, MIN_WINDOW_DAYS
@@ -38,19 +40,19 @@ DAYS = (1, 7, 30, 90)
 _SERVICES = {
     "s3": "S3",
     "ebs": "EBS",
-    "ec2": "EC2 and EBS",
+    "ec2": gettext_noop("EC2 and EBS"),
     "rds": "RDS",
-    "dynamodb": "DynamoDB",
-    "secretsmanager": "Secrets Manager",
-    "ssm": "Parameter Store",
+    "dynamodb": gettext_noop("DynamoDB"),
+    "secretsmanager": gettext_noop("Secrets Manager"),
+    "ssm": gettext_noop("Parameter Store"),
     "sqs": "SQS",
     "sns": "SNS",
-    "lambda": "Lambda",
+    "lambda": gettext_noop("Lambda"),
     "elasticfilesystem": "EFS",
-    "backup": "Backup",
-    "redshift": "Redshift",
-    "kinesis": "Kinesis",
-    "logs": "CloudWatch Logs",
+    "backup": gettext_noop("Backup"),
+    "redshift": gettext_noop("Redshift"),
+    "kinesis": gettext_noop("Kinesis"),
+    "logs": gettext_noop("CloudWatch Logs"),
 }
 _MOST_SERIES = 6
 PROOF_SECONDS = 3.0
@@ -61,14 +63,14 @@ _SHOWN_MOMENTS = 8
 def service_name(name: str) -> str:
     """s3.eu-west-1.amazonaws.com as S3."""
     if not name:
-        return "Directly, or not told"
+        return gettext("Directly, or not told")
     short = name.partition(".")[0]
     return _SERVICES.get(short, short)
 
 
 def principal_name(arn: str) -> str:
     """arn:aws:sts::1:assumed-role/app/i-1 as assumed-role/app/i-1."""
-    return (arn.partition(":")[2] and arn.rpartition(":")[2]) or "not told by AWS"
+    return (arn.partition(":")[2] and arn.rpartition(":")[2]) or gettext("not told by AWS")
 
 
 @dataclass(frozen=True)
@@ -107,15 +109,20 @@ def usage_chart(usage: dict[str, Any]) -> Any:
     series = [charts.Series(name, [sums[name].get(day, 0) for day in days]) for name in kept]
     if len(names) > len(kept):
         rest = [sum(sums[name].get(day, 0) for name in names[len(kept) :]) for day in days]
-        series.append(charts.Series("Other", rest))
-    return charts.bars(f"Uses by day and service, last {usage['days']} days", days, series, unit="uses")
+        series.append(charts.Series(gettext("Other"), rest))
+    return charts.bars(
+        gettext("Uses by day and service, last %(days)s days") % {"days": usage["days"]},
+        days,
+        series,
+        unit="uses",
+    )
 
 
 _EVIDENCE = {
-    "NO": ("danger", "Recorded use speaks against deleting it"),
-    "NOT_KNOWN": ("warn", "Not known: the record is too short or has gaps"),
-    "UNUSED": ("warn", "No recent use, but data may lie under it"),
-    "YES": ("ok", "Nothing was ever encrypted with it"),
+    "NO": ("danger", gettext_noop("Recorded use speaks against deleting it")),
+    "NOT_KNOWN": ("warn", gettext_noop("Not known: the record is too short or has gaps")),
+    "UNUSED": ("warn", gettext_noop("No recent use, but data may lie under it")),
+    "YES": ("ok", gettext_noop("Nothing was ever encrypted with it")),
 }
 
 
@@ -170,7 +177,10 @@ def key_usage(request: Any, vault: Vault, key_id: UUID) -> HttpResponse:
         **key_context(request, key, "cloud-key-usage"),
         "usage": usage,
         "days": days,
-        "spans": [(span, "1 day" if span == 1 else f"{span} days", span == days) for span in DAYS],
+        "spans": [
+            (span, gettext("1 day") if span == 1 else gettext("%(span)s days") % {"span": span}, span == days)
+            for span in DAYS
+        ],
         "uses": sum(row["encrypt"] + row["decrypt"] for row in usage["by_day"]),
         "refused": refused,
         "chart": usage_chart(usage),
@@ -192,10 +202,14 @@ class DeletionForm(ConfirmForm):
         min_value=MIN_WINDOW_DAYS,
         max_value=MAX_WINDOW_DAYS,
         initial=MAX_WINDOW_DAYS,
-        label="Waiting time",
-        help_text=f"{MIN_WINDOW_DAYS} to {MAX_WINDOW_DAYS}. Until its end the deletion can be cancelled.",
+        label=gettext_lazy("Waiting time"),
+        help_text=format_lazy(
+            gettext_lazy("{least} to {most}. Until its end the deletion can be cancelled."),
+            least=MIN_WINDOW_DAYS,
+            most=MAX_WINDOW_DAYS,
+        ),
     )
-    units = {"window_days": "days"}  # noqa: RUF012 - as in every form
+    units = {"window_days": gettext_noop("days")}  # noqa: RUF012 - as in every form
     field_order = ("window_days", "reason", "typed_name")
 
     def refuse(self, error: ValidationFailed) -> None:
@@ -207,7 +221,7 @@ class DestroyForm(ConfirmForm):
     """With the word that no KMS key is left."""
 
     pointer_is_gone = forms.BooleanField(
-        required=False, label="No KMS key in AWS refers to this key any more: I have checked."
+        required=False, label=gettext_lazy("No KMS key in AWS refers to this key any more: I have checked.")
     )
     field_order = ("pointer_is_gone", "reason", "typed_name")
 
@@ -279,48 +293,50 @@ def _destroy(
     )
 
 
-_MEMORY = "Services that already hold a data key in memory{services} go on until they next ask."
+_MEMORY = gettext_noop("Services that already hold a data key in memory{services} go on until they next ask.")
 CLOSINGS = {
     "disable": Closing(
         Permission.CLOUD_KEYS_DISABLE,
         Action.CLOUD_KEY_DISABLE,
         _disable,
-        "Disable {name}?",
-        "From now on every new use of this key is refused.",
-        "Disable key",
-        "{name} is disabled.",
+        gettext_noop("Disable {name}?"),
+        gettext_noop("From now on every new use of this key is refused."),
+        gettext_noop("Disable key"),
+        gettext_noop("{name} is disabled."),
         (
             ("clock", _MEMORY),
-            ("undo-2", "Nothing is lost: enabling it makes everything readable again."),
+            ("undo-2", gettext_noop("Nothing is lost: enabling it makes everything readable again.")),
         ),
     ),
     "block": Closing(
         Permission.CLOUD_KEYS_BLOCK,
         Action.CLOUD_KEY_BLOCK,
         _block,
-        "Block {name}?",
-        "From now on every use of this key is refused by the data plane. AWS is not told.",
-        "Block key",
-        "{name} is blocked.",
+        gettext_noop("Block {name}?"),
+        gettext_noop("From now on every use of this key is refused by the data plane. AWS is not told."),
+        gettext_noop("Block key"),
+        gettext_noop("{name} is blocked."),
         (
             ("clock", _MEMORY),
-            ("cloud", "In AWS the KMS key goes on to show as enabled; calls to it fail."),
-            ("users", "Unblocking is a permission of its own, and may need another person's consent."),
+            ("cloud", gettext_noop("In AWS the KMS key goes on to show as enabled; calls to it fail.")),
+            ("users", gettext_noop("Unblocking is a permission of its own, and may need another person's consent.")),
         ),
     ),
     "schedule-deletion": Closing(
         Permission.CLOUD_KEYS_DESTROY,
         Action.CLOUD_KEY_SCHEDULE_DELETION,
         _schedule,
-        "Schedule the deletion of {name}?",
-        "Every use is refused from now on. When the waiting time is over, the key is erased.",
-        "Schedule deletion",
-        "The deletion of {name} is scheduled.",
+        gettext_noop("Schedule the deletion of {name}?"),
+        gettext_noop("Every use is refused from now on. When the waiting time is over, the key is erased."),
+        gettext_noop("Schedule deletion"),
+        gettext_noop("The deletion of {name} is scheduled."),
         (
-            ("database", "What was encrypted with it, in any version, then stays unreadable for good: backups and copies too."),
-            ("trash-2", "Versions that live in an HSM are destroyed in it too, on every member; so is a key that was taken over."),
+            ("database", gettext_noop("What was encrypted with it, in any version, then stays unreadable for good: backups and copies "
+        "too.")),
+            ("trash-2", gettext_noop("Versions that live in an HSM are destroyed in it too, on every member; so is a key that was "
+        "taken over.")),
             ("clock", _MEMORY),
-            ("undo-2", "Until then the deletion can be cancelled; the key then stays, disabled."),
+            ("undo-2", gettext_noop("Until then the deletion can be cancelled; the key then stays, disabled.")),
         ),
         form=DeletionForm,
         typed=True,
@@ -330,14 +346,15 @@ CLOSINGS = {
         Permission.CLOUD_KEYS_DESTROY,
         Action.CLOUD_KEY_DESTROY,
         _destroy,
-        "Destroy {name} now?",
-        "Every version of the key is erased. Nothing and nobody brings it back.",
-        "Destroy key",
-        "{name} is destroyed.",
+        gettext_noop("Destroy {name} now?"),
+        gettext_noop("Every version of the key is erased. Nothing and nobody brings it back."),
+        gettext_noop("Destroy key"),
+        gettext_noop("{name} is destroyed."),
         (
-            ("database", "What was encrypted with it, in any version, stays unreadable for good: backups and copies too."),
-            ("trash-2", "Versions that live in an HSM are destroyed in it too, on every member; so is a key that was taken over."),
-            ("cloud", "A KMS key in AWS that still refers to it can be used no more."),
+            ("database", gettext_noop("What was encrypted with it, in any version, stays unreadable for good: backups and copies too.")),
+            ("trash-2", gettext_noop("Versions that live in an HSM are destroyed in it too, on every member; so is a key that was "
+        "taken over.")),
+            ("cloud", gettext_noop("A KMS key in AWS that still refers to it can be used no more.")),
         ),
         form=DestroyForm,
         typed=True,
@@ -367,15 +384,15 @@ def closing_view(verb: str) -> Callable[..., HttpResponse]:
             if changed is not None:
                 told = confirm_switch(request.actor, what.action, changed.key, changed.generation)
                 words = confirmation_words(told) if told is not None else ""
-                return done(request, back, f"{what.done.format(name=key.name)} {words}".strip())
+                return done(request, back, f"{gettext(what.done).format(name=key.name)} {words}".strip())
         usage = usage_of(request.actor, key.pk, days=30)
         return confirm(
             request,
             form,
-            title=what.title.format(name=key.name),
+            title=gettext(what.title).format(name=key.name),
             words=what.words,
             consequences=[
-                (icon, words.format(services=_cached_in(usage))) for icon, words in what.consequences
+                (icon, gettext(words).format(services=_cached_in(usage))) for icon, words in what.consequences
             ],
             button=what.button,
             cancel=back,
@@ -391,7 +408,7 @@ def closing_view(verb: str) -> Callable[..., HttpResponse]:
 
 def _cached_in(usage: dict[str, Any]) -> str:
     names = [service_name(row["name"]) for row in usage["by_service"] if row["name"]][:4]
-    return f" (from the journal: {', '.join(names)})" if names else ""
+    return gettext(" (from the journal: %(names)s)") % {"names": ", ".join(names)} if names else ""
 
 
 @vault_page(Permission.AUDIT_VIEW, methods=("GET", "HEAD"))

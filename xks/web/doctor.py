@@ -9,6 +9,7 @@ from uuid import UUID
 from django import forms
 from django.http import HttpResponse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_noop
 
 from vault.errors import NotFound
 from vault.models import Errand, Vault
@@ -24,21 +25,26 @@ LATE = timedelta(seconds=10)
 _ORDER = {"error": 0, "warn": 1, "info": 2, "ok": 3}
 _LEVELS = {"error": "danger", "warn": "warn", "info": "info", "ok": "ok"}
 _WORDS = {
-    "error": "AWS KMS cannot use the store so, or soon will not be able to",
-    "warn": "Works, with warnings",
-    "info": "All well",
-    "ok": "All well",
+    "error": gettext_noop("AWS KMS cannot use the store so, or soon will not be able to"),
+    "warn": gettext_noop("Works, with warnings"),
+    "info": gettext_noop("All well"),
+    "ok": gettext_noop("All well"),
 }
 HELP = {
-    "title": "What the doctor does",
+    "title": gettext_noop("What the doctor does"),
     "words": (
         (
-            "It calls the store's own endpoint as AWS KMS does: name, TLS, certificate, signature, health, metadata, encrypt and decrypt. "
-            "Then it looks at credentials, nodes and what AWS said last."
+            gettext_noop(
+                "It calls the store's own endpoint as AWS KMS does: name, TLS, certificate, "
+                "signature, health, metadata, encrypt and decrypt. "
+                "Then it looks at credentials, nodes and what AWS said last."
+            )
         ),
-        "It calls from this machine: what AWS sees from its region may differ. It changes nothing.",
+        gettext_noop(
+            "It calls from this machine: what AWS sees from its region may differ. It changes nothing."
+        ),
     ),
-    "links": (("Every finding explained", "doctor"),),
+    "links": ((gettext_noop("Every finding explained"), "doctor"),),
 }
 
 
@@ -49,7 +55,7 @@ class ExamineForm(PageForm):
 
     def __init__(self, *args: Any, regions: list[str], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        choices = [("", "the first region"), *((name, name) for name in regions)]
+        choices = [("", gettext("the first region")), *((name, name) for name in regions)]
         self.fields["region"] = forms.ChoiceField(required=False, choices=choices)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from vault.attention import Item
 from vault.permissions import Permission
@@ -19,12 +20,18 @@ from xks.web.overview import LOOKS, SHOWN_AT_ONCE, Shown
 VIEW = Permission.APPLIANCE_VIEW_NODES
 PAGES = {"node": "nodes", "certificate": "certificates", "hsm_connection": "hsms", "record": "system"}
 HELP = {
-    "title": "What stands here",
+    "title": gettext_noop("What stands here"),
     "words": (
-        "What may end with a loss of keys or of service in the whole installation, worst first, each with the page that mends it.",
-        "Nothing of what is in a vault: its own members see that on the vault's overview.",
+        gettext_noop(
+            "What may end with a loss of keys or of service in the whole installation, worst first, each "
+            "with the page that mends it."
+        ),
+        gettext_noop("Nothing of what is in a vault: its own members see that on the vault's overview."),
     ),
-    "links": (("What needs attention", "attention"), ("Reliability", "reliability")),
+    "links": (
+        (gettext_noop("What needs attention"), "attention"),
+        (gettext_noop("Reliability"), "reliability"),
+    ),
 }
 
 
@@ -58,7 +65,7 @@ def _attention(request: Any) -> dict[str, Any]:
         "items": shown[:SHOWN_AT_ONCE],
         "more_items": shown[SHOWN_AT_ONCE:],
         "attention_url": reverse("installation-attention"),
-        "looked_at": "Nodes, certificates, HSMs and the audit record",
+        "looked_at": gettext("Nodes, certificates, HSMs and the audit record"),
     }
 
 

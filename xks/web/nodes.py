@@ -11,6 +11,7 @@ from django.db.models import Prefetch, Q
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_noop
 
 from vault.errors import NotFound
 from vault.generations import bound_of, current_generation
@@ -37,28 +38,46 @@ VIEW, MANAGE = Permission.APPLIANCE_VIEW_NODES, Permission.APPLIANCE_MANAGE_NODE
 MOST_CHAINS = 200
 SOON = timedelta(days=30)
 HELP = {
-    "title": "What a node is",
+    "title": gettext_noop("What a node is"),
     "words": (
         (
-            "A node answers AWS. It keeps what it needs in memory, learns of changes within a second, and stops answering by itself "
-            "when it has been without news for longer than its bound: so a key that you disable is not used by a node that is cut off."
+            gettext_noop(
+                "A node answers AWS. It keeps what it needs in memory, learns of changes within a second, and stops answering by itself "
+                "when it has been without news for longer than its bound: so a key that you disable is not used by a node that is cut off."
+            )
         ),
-        "The generation counts changes. A node that has applied the newest one serves exactly what you see here.",
+        gettext_noop(
+            "The generation counts changes. A node that has applied the newest one serves exactly what you see here."
+        ),
         (
-            "The journal is written before each answer, and is taken into the database afterwards. Its lag says how much of the newest "
-            "record stands on the node alone."
+            gettext_noop(
+                "The journal is written before each answer, and is taken into the database afterwards. Its lag says how much of the newest "
+                "record stands on the node alone."
+            )
         ),
     ),
-    "links": (("Topologies", "topologies"), ("Reliability", "reliability"), ("The journal", "journal")),
+    "links": (
+        (gettext_noop("Topologies"), "topologies"),
+        (gettext_noop("Reliability"), "reliability"),
+        (gettext_noop("The journal"), "journal"),
+    ),
 }
 CURES = {
-    STALENESS_HALF: "See whether the node reaches the database. It stops answering when its bound is over.",
-    STALENESS_OVER: "See whether its agent runs and reaches the database. Until then AWS must be led to other nodes.",
-    GENERATION_WENT_BACK: "Look through what is lost, disable it anew, then accept the rollback.",
-    ROOT_KEY: "See whether its root key is there and is the one of this installation.",
-    ROWS_LEFT_OUT: "Its log names them. They were changed from outside, or belong to another root key.",
-    JOURNAL: "See whether its disk is full or fails. It answers again as soon as it can write.",
-    WORKER_STOPPED: "Continue or end the process; the agent starts another one.",
+    STALENESS_HALF: gettext_noop(
+        "See whether the node reaches the database. It stops answering when its bound is over."
+    ),
+    STALENESS_OVER: gettext_noop(
+        "See whether its agent runs and reaches the database. Until then AWS must be led to other nodes."
+    ),
+    GENERATION_WENT_BACK: gettext_noop(
+        "Look through what is lost, disable it anew, then accept the rollback."
+    ),
+    ROOT_KEY: gettext_noop("See whether its root key is there and is the one of this installation."),
+    ROWS_LEFT_OUT: gettext_noop(
+        "Its log names them. They were changed from outside, or belong to another root key."
+    ),
+    JOURNAL: gettext_noop("See whether its disk is full or fails. It answers again as soon as it can write."),
+    WORKER_STOPPED: gettext_noop("Continue or end the process; the agent starts another one."),
 }
 
 
@@ -220,31 +239,49 @@ def node_accept_rollback(request: Any, node_id: UUID) -> HttpResponse:
         )
         if accepted is not None:
             return done(
-                request, back, f"{row.name} takes over what the database holds, within a second or two."
+                request,
+                back,
+                gettext("%(name)s takes over what the database holds, within a second or two.")
+                % {"name": row.name},
             )
     held, found = row.refused_from or 0, row.refused_generation or 0
     lost = held - found
-    how = f"{lost} changes" if lost > 1 else "one change" if lost == 1 else "another history of changes"
+    how = (
+        gettext("%(lost)s changes") % {"lost": lost}
+        if lost > 1
+        else gettext("one change")
+        if lost == 1
+        else gettext("another history of changes")
+    )
     return confirm(
         request,
         form,
-        title=f"Let {row.name} take over the older database?",
-        words=f"The node holds generation {held}; the database is at {found}. Between them lie {how} that the database no longer knows."
+        title=gettext("Let %(name)s take over the older database?") % {"name": row.name},
+        words=gettext(
+            "The node holds generation %(held)s; the database is at %(found)s. Between them lie %(how)s "
+            "that the database no longer knows."
+        )
+        % {"held": held, "found": found, "how": how}
         if lost > 0
-        else f"The node holds generation {held}; the database is at {found}, with {how}.",
+        else gettext("The node holds generation %(held)s; the database is at %(found)s, with %(how)s.")
+        % {"held": held, "found": found, "how": how},
         consequences=[
             (
                 "triangle-alert",
-                "Keys, credentials and stores that were disabled, blocked or revoked in the lost part serve again.",
+                gettext(
+                    "Keys, credentials and stores that were disabled, blocked or revoked in the lost part serve again."
+                ),
             ),
             (
                 "list-checks",
-                "Disable and block them anew first. The audit record and the SIEM tell what they were.",
+                gettext(
+                    "Disable and block them anew first. The audit record and the SIEM tell what they were."
+                ),
             ),
-            ("key-round", "Keys that were made in the lost part are gone from this node too."),
-            ("server", "Other nodes that refuse are asked for one by one."),
+            ("key-round", gettext("Keys that were made in the lost part are gone from this node too.")),
+            ("server", gettext("Other nodes that refuse are asked for one by one.")),
         ],
-        button="Accept the older database",
+        button=gettext("Accept the older database"),
         cancel=back,
         danger=True,
     )

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 from django.http import HttpResponse
 from django.urls import reverse
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from cloudkeys.models import CloudKey
 from cloudkeys.services.trial import simulator_offered
@@ -27,9 +28,9 @@ VIEW = Permission.CLOUD_KEYS_VIEW
 SHOWN_AT_ONCE = 8
 LIST_OF = {"cloud_key": "cloud-keys", "csp_account": "csp-accounts", "operation": "operations"}
 LOOKS = {
-    Severity.CRITICAL: ("danger", "octagon-alert", "Critical"),
-    Severity.WARNING: ("warn", "triangle-alert", "Warning"),
-    Severity.NOTICE: ("info", "info", "Notice"),
+    Severity.CRITICAL: ("danger", "octagon-alert", gettext_noop("Critical")),
+    Severity.WARNING: ("warn", "triangle-alert", gettext_noop("Warning")),
+    Severity.NOTICE: ("info", "info", gettext_noop("Notice")),
 }
 # What an item's button opens: the page that does it, with the name of its argument, and whether in the dialog. Where that page
 # does not exist the object's own page is opened.
@@ -45,44 +46,55 @@ STEPS: dict[str, tuple[tuple[str, ...], Permission, str, str]] = {
     "add_account": (
         ("csp-account-new",),
         Permission.CSP_ACCOUNTS_MANAGE,
-        "Add CSP account",
-        "The credential with which Keystead works at your cloud provider.",
+        gettext_noop("Add CSP account"),
+        gettext_noop("The credential with which Keystead works at your cloud provider."),
     ),
     "create_key_set": (
         ("key-set-create", "key-set-new"),
         Permission.KEY_SETS_MANAGE,
-        "Create key set",
-        "Keys of one kind, with one protection and one schedule; used as external key store, AWS calls in.",
+        gettext_noop("Create key set"),
+        gettext_noop(
+            "Keys of one kind, with one protection and one schedule; used as external key store, AWS calls in."
+        ),
     ),
     "connect_store": (
         ("xks-stores",),
         Permission.XKS_STORES_MANAGE,
-        "Open key stores",
-        "AWS reaches Keystead through it. Keystead can do it for you, or shows each value for the AWS console.",
+        gettext_noop("Open key stores"),
+        gettext_noop(
+            "AWS reaches Keystead through it. Keystead can do it for you, or shows each value for the AWS console."
+        ),
     ),
     "create_key": (
         ("cloud-key-create", "cloud-key-new"),
         Permission.CLOUD_KEYS_CREATE,
-        "Create key",
-        "Made here; a KMS key that refers to it appears in AWS.",
+        gettext_noop("Create key"),
+        gettext_noop("Made here; a KMS key that refers to it appears in AWS."),
     ),
     "use_it": (
         ("cloud-keys",),
         Permission.CLOUD_KEYS_VIEW,
-        "Show keys",
-        "Choose the KMS key for an S3 bucket, a database or a volume. The first request ticks this.",
+        gettext_noop("Show keys"),
+        gettext_noop(
+            "Choose the KMS key for an S3 bucket, a database or a volume. The first request ticks this."
+        ),
     ),
 }
 HELP = {
-    "title": "What this page shows",
+    "title": gettext_noop("What this page shows"),
     "words": (
-        "What somebody should look at in this vault, the worst first, each with the button that leads to its cure.",
+        gettext_noop(
+            "What somebody should look at in this vault, the worst first, each with the button that leads to its cure."
+        ),
         (
-            "Requests are those that carried a valid signature: every time AWS asked for a key of this vault, and what it was answered. "
-            "p99 is the time within which 99 of 100 were answered, measured in Keystead, without the network."
+            gettext_noop(
+                "Requests are those that carried a valid signature: every time AWS asked for a key "
+                "of this vault, and what it was answered. "
+                "p99 is the time within which 99 of 100 were answered, measured in Keystead, without the network."
+            )
         ),
     ),
-    "links": (("Use and blast radius", "usage"), ("Operation", "operation")),
+    "links": ((gettext_noop("Use and blast radius"), "usage"), (gettext_noop("Operation"), "operation")),
 }
 
 
@@ -230,9 +242,13 @@ def _key_table(vault: Vault, counts: list[KeyCount]) -> list[dict[str, Any]]:
 def _due_text(rotations: int, expiries: int) -> tuple[str, ...]:
     words = []
     if rotations:
-        words.append(f"{rotations:,} rotation{'' if rotations == 1 else 's'}")
+        words.append(
+            ngettext("%(count)s rotation", "%(count)s rotations", rotations) % {"count": f"{rotations:,}"}
+        )
     if expiries:
-        words.append(f"{expiries:,} {'expiry' if expiries == 1 else 'expiries'}")
+        words.append(
+            ngettext("%(count)s expiry", "%(count)s expiries", expiries) % {"count": f"{expiries:,}"}
+        )
     return tuple(words)
 
 
@@ -243,7 +259,7 @@ def _strip(due: list[DueDay]) -> SafeString:
         for each in due
         if each.rotations or each.expiries
     ]
-    return charts.calendar("Rotations and expiries", days, marks)
+    return charts.calendar(gettext("Rotations and expiries"), days, marks)
 
 
 def _due_words(due: list[DueDay]) -> dict[str, Any]:
@@ -270,7 +286,7 @@ def _traffic(day: DayTraffic, zone: ZoneInfo) -> dict[str, Any]:
     }
     if day.requests:
         found["bars"] = charts.bars(
-            "Requests by hour",
+            gettext("Requests by hour"),
             hours,
             [
                 charts.Series("answered", answered),
@@ -279,7 +295,7 @@ def _traffic(day: DayTraffic, zone: ZoneInfo) -> dict[str, Any]:
             unit="requests",
         )
         found["lines"] = charts.lines(
-            "Answer time by hour",
+            gettext("Answer time by hour"),
             hours,
             [
                 charts.Series("p50", [_ms(hour.p50_us) for hour in day.hours]),

@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from cloudkeys.web.palette import making_hits, object_hits
 from vault.models import Vault
@@ -19,16 +20,16 @@ from vault.web.palette import Hit, holds, hsm_hits, maybe_url, page_hits, vault_
 _LONGEST = 300
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ORDER = (
-    "Cloud keys",
-    "Key sets",
-    "CSP accounts",
-    "External key stores",
-    "Operations",
-    "People",
-    "Vaults",
+    gettext_noop("Cloud keys"),
+    gettext_noop("Key sets"),
+    gettext_noop("CSP accounts"),
+    gettext_noop("External key stores"),
+    gettext_noop("Operations"),
+    gettext_noop("People"),
+    gettext_noop("Vaults"),
     "HSMs",
-    "Go to",
-    "Do",
+    gettext_noop("Go to"),
+    gettext_noop("Do"),
 )
 
 
@@ -56,26 +57,38 @@ def _record_hits(request: Any, vault: Vault, text: str) -> list[Hit]:
         url = reverse("audit", args=[vault.pk])
         if "@" in text and " " not in text:
             found.append(
-                Hit("Do", f"Show what {text} did", f"{url}?{urlencode({'person': text})}", "scroll-text")
+                Hit(
+                    gettext_noop("Do"),
+                    gettext("Show what %(text)s did") % {"text": text},
+                    f"{url}?{urlencode({'person': text})}",
+                    "scroll-text",
+                )
             )
         if _REQUEST_ID.fullmatch(text):
             found.append(
                 Hit(
-                    "Do",
-                    "Show events of this request",
+                    gettext_noop("Do"),
+                    gettext("Show events of this request"),
                     f"{url}?{urlencode({'request_id': text})}",
                     "scroll-text",
                 )
             )
-        if holds("Show refused attempts", text):
-            found.append(Hit("Do", "Show refused attempts", f"{url}?outcome=DENIED", "scroll-text"))
+        if holds(gettext("Show refused attempts"), text):
+            found.append(
+                Hit(
+                    gettext_noop("Do"),
+                    gettext("Show refused attempts"),
+                    f"{url}?outcome=DENIED",
+                    "scroll-text",
+                )
+            )
     requests_url = maybe_url("xks-requests", vault_id=vault.pk)
     if (
         requests_url
         and request.actor.may(Permission.XKS_STORES_VIEW, vault)
-        and holds("Find a request", text)
+        and holds(gettext("Find a request"), text)
     ):
-        found.append(Hit("Do", "Find a request by AWS's id", requests_url, "search"))
+        found.append(Hit(gettext_noop("Do"), gettext("Find a request by AWS's id"), requests_url, "search"))
     return found
 
 

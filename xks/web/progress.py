@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.utils.dateparse import parse_datetime
+from django.utils.translation import gettext
 
 from cloudkeys.models import Operation
 from cloudkeys.operations.kinds import KINDS
@@ -40,7 +41,9 @@ def progress_of(
         "url": url,
         "live": under_way,
         "state": operation.state,
-        "title": f"{title}: being undone" if operation.undoing and under_way else title,
+        "title": gettext("%(title)s: being undone") % {"title": title}
+        if operation.undoing and under_way
+        else title,
         "steps": steps,
         "cause": error.get("cause", "") if operation.state == Operation.State.FAILED else "",
         "cure": error.get("cure", "") if operation.state == Operation.State.FAILED else "",

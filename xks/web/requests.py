@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.http import HttpResponse
+from django.utils.translation import gettext, gettext_noop
 
 from cloudkeys.models import CloudKey, XksKeyStore
 from vault.models import Vault
@@ -18,38 +19,53 @@ from xks.web.store_frame import find_store, store_context
 
 SEE = Permission.AUDIT_VIEW
 COLUMNS = (
-    Column("at", "When", ordering="at", always=True),
-    Column("operation", "Asked for"),
-    Column("outcome", "Outcome"),
-    Column("key", "Key"),
-    Column("principal", "Principal"),
-    Column("service", "Through"),
-    Column("took", "Took", num=True),
-    Column("node", "Node", shown=False),
+    Column("at", gettext_noop("When"), ordering="at", always=True),
+    Column("operation", gettext_noop("Asked for")),
+    Column("outcome", gettext_noop("Outcome")),
+    Column("key", gettext_noop("Key")),
+    Column("principal", gettext_noop("Principal")),
+    Column("service", gettext_noop("Through")),
+    Column("took", gettext_noop("Took"), num=True),
+    Column("node", gettext_noop("Node"), shown=False),
     Column("kms_request_id", "kmsRequestId"),
-    Column("region", "Region", shown=False),
-    Column("credential", "Credential", shown=False),
+    Column("region", gettext_noop("Region"), shown=False),
+    Column("credential", gettext_noop("Credential"), shown=False),
 )
-_WORDS = {"OK": "Answered", "errors": "Everything but answered"}
+_WORDS = {"OK": gettext_noop("Answered"), "errors": gettext_noop("Everything but answered")}
 MENUS = (
-    FilterMenu("outcome", "Outcome", tuple((name, _WORDS.get(name, name)) for name in OUTCOMES)),
-    FilterMenu("operation", "Asked for", tuple((name, name.capitalize()) for name in OPERATIONS)),
-    FilterMenu("withheld", "Withheld", (("true", "Recorded, but the answer did not leave"),), many=False),
+    FilterMenu(
+        "outcome", gettext_noop("Outcome"), tuple((name, _WORDS.get(name, name)) for name in OUTCOMES)
+    ),
+    FilterMenu(
+        "operation", gettext_noop("Asked for"), tuple((name, name.capitalize()) for name in OPERATIONS)
+    ),
+    FilterMenu(
+        "withheld",
+        gettext_noop("Withheld"),
+        (("true", gettext_noop("Recorded, but the answer did not leave")),),
+        many=False,
+    ),
 )
 HELP = {
-    "title": "What stands here",
+    "title": gettext_noop("What stands here"),
     "words": (
         (
-            "Every request to the endpoint with a valid signature, answered or refused, as the nodes' journals recorded it before the "
-            "answer left. Nodes ship about every second."
+            gettext_noop(
+                "Every request to the endpoint with a valid signature, answered or refused, as the nodes' journals recorded it before the "
+                "answer left. Nodes ship about every second."
+            )
         ),
         (
-            "CloudTrail shows the requestId of each KMS event: look for it here to see what Keystead was asked and said. KMS may ask "
-            "several times under one id."
+            gettext_noop(
+                "CloudTrail shows the requestId of each KMS event: look for it here to see what Keystead was asked and said. KMS may ask "
+                "several times under one id."
+            )
         ),
-        "What was not signed with a live credential is not here: see the counts of 401 in the metrics.",
+        gettext_noop(
+            "What was not signed with a live credential is not here: see the counts of 401 in the metrics."
+        ),
     ),
-    "links": (("The journal", "journal"), ("The doctor", "doctor")),
+    "links": ((gettext_noop("The journal"), "journal"), (gettext_noop("The doctor"), "doctor")),
 }
 
 
@@ -81,8 +97,10 @@ def _found(request: Any, vault: Vault, rows: Any, store: XksKeyStore | None = No
         menus=MENUS,
         total=False,
         filters_template="xks/stores/request_filters.html",
-        empty_title="No request recorded yet",
-        empty_words="AWS KMS calls when a service uses a key of this vault, and asks connected key stores for their health.",
+        empty_title=gettext("No request recorded yet"),
+        empty_words=gettext(
+            "AWS KMS calls when a service uses a key of this vault, and asks connected key stores for their health."
+        ),
         kms_request_id=wanted,
         principal=request.GET.get("principal", "").strip(),
         full=bool(wanted),

@@ -13,33 +13,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from django import forms
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from vault.errors import ValidationFailed
 from vault.web.forms import PageForm
 from xks.policy_rules import FIELDS
 
 LABELS: dict[str, tuple[str, str]] = {
-    "principal": ("Principal's ARN", "arn:aws:iam::111122223333:user/ada; * and ? stand for any"),
-    "account": ("AWS account", "12 digits"),
-    "role": ("Role, with all its sessions", "arn:aws:iam::111122223333:role/app-prod"),
-    "service": ("AWS service as caller", "AWS Internal; *.amazonaws.com"),
-    "kms_operation": ("KMS operation", "Decrypt; GenerateDataKey*"),
+    "principal": (
+        gettext_noop("Principal's ARN"),
+        "arn:aws:iam::111122223333:user/ada; * and ? stand for any",
+    ),
+    "account": (gettext_noop("AWS account"), gettext_noop("12 digits")),
+    "role": (gettext_noop("Role, with all its sessions"), "arn:aws:iam::111122223333:role/app-prod"),
+    "service": (gettext_noop("AWS service as caller"), gettext_noop("AWS Internal; *.amazonaws.com")),
+    "kms_operation": (gettext_noop("KMS operation"), gettext_noop("Decrypt; GenerateDataKey*")),
     "source_vpc": ("VPC", "vpc-0a1b2c3d"),
-    "source_vpce": ("VPC endpoint", "vpce-0a1b2c3d"),
-    "kms_via_service": ("Service that it comes through", "s3.eu-west-1.amazonaws.com"),
-    "key_tag": ("Tag of the CloudKey", "name the tag, and its values"),
-    "time": ("Time", "MON-FRI 08:00-18:00 Europe/Berlin; daily 22:00-06:00 UTC"),
+    "source_vpce": (gettext_noop("VPC endpoint"), "vpce-0a1b2c3d"),
+    "kms_via_service": (gettext_noop("Service that it comes through"), "s3.eu-west-1.amazonaws.com"),
+    "key_tag": (gettext_noop("Tag of the CloudKey"), gettext_noop("name the tag, and its values")),
+    "time": (gettext_noop("Time"), gettext_noop("MON-FRI 08:00-18:00 Europe/Berlin; daily 22:00-06:00 UTC")),
 }
 _SPOKEN: dict[str, str] = {
-    "principal": "the principal",
-    "account": "the account",
-    "role": "the role",
-    "service": "the calling service",
-    "kms_operation": "the KMS operation",
-    "source_vpc": "the VPC",
-    "source_vpce": "the VPC endpoint",
-    "kms_via_service": "the service that it comes through",
-    "time": "the time",
+    "principal": gettext_noop("the principal"),
+    "account": gettext_noop("the account"),
+    "role": gettext_noop("the role"),
+    "service": gettext_noop("the calling service"),
+    "kms_operation": gettext_noop("the KMS operation"),
+    "source_vpc": gettext_noop("the VPC"),
+    "source_vpce": gettext_noop("the VPC endpoint"),
+    "kms_via_service": gettext_noop("the service that it comes through"),
+    "time": gettext_noop("the time"),
 }
 _NAME = re.compile(r"r-(\d{1,3})-(?:c-(\d{1,3})-)?(name|effect|field|negated|tag|values)")
 _PLACE = re.compile(r"rules\[(\d+)\](?:\.conditions\[(\d+)\])?(?:\.(\w+))?(?:\[(\d+)\])?")
@@ -170,10 +174,10 @@ def put_errors(rows: list[RuleRow], error: ValidationFailed) -> list[str]:
             found.append(words)
             continue
         rule = rows[int(match[1])]
-        place = f"Rule {int(match[1]) + 1}"
+        place = gettext("Rule %(value)s") % {"value": int(match[1]) + 1}
         if match[2] is not None and int(match[2]) < len(rule.conditions):
             rule.conditions[int(match[2])].errors.append(words)
-            place += f", condition {int(match[2]) + 1}"
+            place += gettext(", condition %(value)s") % {"value": int(match[2]) + 1}
         else:
             rule.errors.append(words)
         found.append(f"{place}: {words}")
@@ -186,8 +190,8 @@ class RulesForm(PageForm):
     reason = forms.CharField(
         required=False,
         max_length=1000,
-        label="Why",
-        help_text="Stands in the history, such as a ticket's number.",
+        label=gettext_lazy("Why"),
+        help_text=gettext_lazy("Stands in the history, such as a ticket's number."),
     )
 
     def __init__(self, *args: Any, rows: list[RuleRow], **kwargs: Any) -> None:
@@ -205,19 +209,19 @@ class RulesForm(PageForm):
 
 def words_of(rule: Mapping[str, Any]) -> str:
     """A rule as a sentence: Allow when role is ... and VPC endpoint is ..."""
-    verb = "Allow" if rule.get("effect") == "ALLOW" else "Deny"
+    verb = gettext("Allow") if rule.get("effect") == "ALLOW" else gettext("Deny")
     conditions = rule.get("conditions") or []
     if not conditions:
-        return f"{verb} every request"
+        return gettext("%(verb)s every request") % {"verb": verb}
     told = []
     for item in conditions:
         label = _SPOKEN.get(item["field"], item["field"])
         if item.get("tag"):
-            label = f"the key's tag {item['tag']}"
+            label = gettext("the key's tag %(tag)s") % {"tag": item["tag"]}
         told.append(
             f"{label} {'is not' if item.get('negated') else 'is'} {' or '.join(map(str, item['values']))}"
         )
-    return f"{verb} when {' and '.join(told)}"
+    return gettext("%(verb)s when %(told)s") % {"verb": verb, "told": " and ".join(told)}
 
 
 def diff_rows(before: list[dict[str, Any]], after: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
@@ -237,7 +241,11 @@ def parsed_json(text: str) -> Any:
     try:
         return json.loads(text or "[]")
     except ValueError as error:
-        at = f"line {error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        at = (
+            gettext("line %(lineno)s, column %(colno)s") % {"lineno": error.lineno, "colno": error.colno}
+            if isinstance(error, json.JSONDecodeError)
+            else ""
+        )
         raise ValidationFailed(
             f"This is no JSON: {getattr(error, 'msg', error)} ({at}).",
             field="rules",

@@ -9,6 +9,7 @@ from uuid import UUID
 from django import forms
 from django.http import HttpResponse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.models import XksCredential, XksKeyStore
 from cloudkeys.operations.requests import cancel_operation, retry_operation
@@ -31,17 +32,28 @@ from xks.web.stores import VIEW
 MANAGE = Permission.XKS_CREDENTIALS_MANAGE
 OLD_DAYS = 365
 HELP = {
-    "title": "What an XKS credential is",
+    "title": gettext_noop("What an XKS credential is"),
     "words": (
-        "AWS KMS signs each request to this store with an access key id and a secret. Several may be live at once; each is accepted.",
+        gettext_noop(
+            "AWS KMS signs each request to this store with an access key id and a secret. Several may be "
+            "live at once; each is accepted."
+        ),
         (
-            "A rotation makes a second one, gives it to AWS in every region, waits until AWS uses it and the old one has fallen silent, "
-            "and only then retires the old one. No request fails meanwhile. Who used what is judged by real use, not by our word."
+            gettext_noop(
+                "A rotation makes a second one, gives it to AWS in every region, waits until AWS "
+                "uses it and the old one has fallen silent, "
+                "and only then retires the old one. No request fails meanwhile. Who used what is judged by real use, not by our word."
+            )
         ),
     ),
-    "links": (("XKS credentials and their rotation", "credentials"),),
+    "links": ((gettext_noop("XKS credentials and their rotation"), "credentials"),),
 }
-_GIVEN = {"": "", "KEYSTEAD": "given by Keystead", "PERSON": "given by a person", "NOT_NEEDED": "not needed"}
+_GIVEN = {
+    "": "",
+    "KEYSTEAD": gettext_noop("given by Keystead"),
+    "PERSON": gettext_noop("given by a person"),
+    "NOT_NEEDED": gettext_noop("not needed"),
+}
 
 
 @dataclass(frozen=True)
@@ -59,7 +71,12 @@ def _rows(store: XksKeyStore) -> list[CredentialRow]:
     found = []
     for row in store.credentials.prefetch_related("regions").order_by("state", "-created_at"):
         regions = [
-            (r.region or "other regions", _GIVEN.get(r.given, r.given), r.last_used_at, r.last_succeeded_at)
+            (
+                r.region or gettext("other regions"),
+                _GIVEN.get(r.given, r.given),
+                r.last_used_at,
+                r.last_succeeded_at,
+            )
             for r in row.regions.all()
         ]
         used = max((used for _, _, used, _ in regions if used is not None), default=None)
@@ -101,22 +118,27 @@ class RegionRow:
 def _region_row(status: RegionStatus) -> RegionRow:
     match status.state:
         case credential_rotation.TO_GIVE if status.by_keystead:
-            return RegionRow(status, "info", "Keystead gives AWS the new credential", False)
+            return RegionRow(status, "info", gettext("Keystead gives AWS the new credential"), False)
         case credential_rotation.TO_GIVE:
-            return RegionRow(status, "warn", "Waits for you to give AWS the new credential", True)
+            return RegionRow(status, "warn", gettext("Waits for you to give AWS the new credential"), True)
         case credential_rotation.WAITING_FOR_NEW:
-            return RegionRow(status, "info", "AWS has the new one and has not used it yet", False)
+            return RegionRow(status, "info", gettext("AWS has the new one and has not used it yet"), False)
         case credential_rotation.OLD_IN_USE:
-            return RegionRow(status, "info", "The old one is not silent for long enough", False)
+            return RegionRow(status, "info", gettext("The old one is not silent for long enough"), False)
         case credential_rotation.SILENT:
-            return RegionRow(status, "danger", "Neither is in use: AWS is not connected here", True)
+            return RegionRow(status, "danger", gettext("Neither is in use: AWS is not connected here"), True)
         case credential_rotation.NOT_NEEDED:
-            return RegionRow(status, "neutral", "Uses the store no more", False)
+            return RegionRow(status, "neutral", gettext("Uses the store no more"), False)
         case _:
-            return RegionRow(status, "ok", "Uses the new one alone", False)
+            return RegionRow(status, "ok", gettext("Uses the new one alone"), False)
 
 
-_STEPS = ("Make a second one", "Give it to AWS", "Watch real use", "Retire the old one")
+_STEPS = (
+    gettext_noop("Make a second one"),
+    gettext_noop("Give it to AWS"),
+    gettext_noop("Watch real use"),
+    gettext_noop("Retire the old one"),
+)
 _STEP_OF = {
     "create": 0,
     "wait_workers": 0,
@@ -162,10 +184,12 @@ class RotateForm(PageForm):
         required=False,
         min_value=1,
         max_value=7 * 24 * 60,
-        label="The old one must be silent for",
-        help_text="Counted by real use in every region before the old one is retired.",
+        label=gettext_lazy("The old one must be silent for"),
+        help_text=gettext_lazy("Counted by real use in every region before the old one is retired."),
     )
-    reason = forms.CharField(required=False, max_length=1000, help_text="It stands in the audit record.")
+    reason = forms.CharField(
+        required=False, max_length=1000, help_text=gettext_lazy("It stands in the audit record.")
+    )
 
 
 @vault_page(MANAGE)
@@ -174,7 +198,7 @@ def rotate(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
     store = find_store(request, vault, store_id, MANAGE)
     usual = int(credentials.silence().total_seconds())
     form = RotateForm(request.POST or None)
-    form.fields["silence_min"].help_text += f" Empty: {usual // 60} minutes."
+    form.fields["silence_min"].help_text += gettext(" Empty: %(value)s minutes.") % {"value": usual // 60}
     here = store_url("xks-store-credentials", store)
     if request.method == "POST":
 
@@ -186,14 +210,19 @@ def rotate(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
 
         if submit(request, form, begin) is not None:
             return done(
-                request, here, "The rotation has begun. Nothing is retired before AWS uses the new one."
+                request,
+                here,
+                gettext("The rotation has begun. Nothing is retired before AWS uses the new one."),
             )
     context = {
         **store_context(request, store, ""),
         "form": form,
-        "title": "Rotate credential",
-        "lead": "A second credential is made and given to AWS; the old one is retired once nobody uses it. Both are valid meanwhile.",
-        "button": "Begin rotation",
+        "title": gettext("Rotate credential"),
+        "lead": gettext(
+            "A second credential is made and given to AWS; the old one is retired once nobody uses it. Both "
+            "are valid meanwhile."
+        ),
+        "button": gettext("Begin rotation"),
         "cancel": here,
         "help": HELP,
     }
@@ -215,13 +244,16 @@ def rotation_file(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
     return confirm(
         request,
         form,
-        title="Take the new credential's file?",
-        words="It is shown this once. Have the AWS console open, or a place where secrets may lie.",
+        title=gettext("Take the new credential's file?"),
+        words=gettext("It is shown this once. Have the AWS console open, or a place where secrets may lie."),
         consequences=(
-            ("file-key", "The file is what the AWS console takes under Proxy credential."),
-            ("rotate-ccw", "If it is lost, cancel the rotation and begin again: that makes another one."),
+            ("file-key", gettext("The file is what the AWS console takes under Proxy credential.")),
+            (
+                "rotate-ccw",
+                gettext("If it is lost, cancel the rotation and begin again: that makes another one."),
+            ),
         ),
-        button="Show credential",
+        button=gettext("Show credential"),
         cancel=here,
     )
 
@@ -241,12 +273,15 @@ def credential_create(request: Any, vault: Vault, store_id: UUID) -> HttpRespons
     return confirm(
         request,
         form,
-        title="Make a further credential?",
-        words="The others stay valid. Its secret is shown this once.",
+        title=gettext("Make a further credential?"),
+        words=gettext("The others stay valid. Its secret is shown this once."),
         consequences=(
-            ("rotate-cw", "To replace the present one, rotate it instead: that looks after every region."),
+            (
+                "rotate-cw",
+                gettext("To replace the present one, rotate it instead: that looks after every region."),
+            ),
         ),
-        button="Make credential",
+        button=gettext("Make credential"),
         cancel=here,
     )
 
@@ -257,8 +292,8 @@ def _show_once(
     once.remember(request, here)
     context = {
         **store_context(request, store, ""),
-        "secrets": [("Secret access key", made.secret.reveal_text())],
-        "plain": [("Access key id", made.credential.access_key_id)],
+        "secrets": [(gettext("Secret access key"), made.secret.reveal_text())],
+        "plain": [(gettext("Access key id"), made.credential.access_key_id)],
         "download": made.console_file(),
         "then": here,
         "rotation": rotation,
@@ -282,20 +317,25 @@ def rotation_done(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
             )
 
         if submit(request, form, mark) is not None:
-            told = f"{region} is left out." if not_needed else f"Noted. Now AWS must use it in {region}."
+            told = (
+                gettext("%(region)s is left out.") % {"region": region}
+                if not_needed
+                else gettext("Noted. Now AWS must use it in %(region)s.") % {"region": region}
+            )
             return done(request, here, told)
     if not_needed:
         return confirm(
-            request, form, title=f"Leave {region} out?",
-            words="Say so when this region uses the store no more. The rotation does not wait for it then.",
-            consequences=(("eye", "Should the old credential be seen there all the same, that counts more than this word."),),
-            button="Leave region out", cancel=here,
+            request, form, title=gettext("Leave %(region)s out?") % {"region": region},
+            words=gettext("Say so when this region uses the store no more. The rotation does not wait for it then."),
+            consequences=(("eye", gettext("Should the old credential be seen there all the same, that counts more than this word.")),),
+            button=gettext("Leave region out"), cancel=here,
         )  # fmt: skip
     return confirm(
-        request, form, title=f"Has AWS got the new credential in {region}?",
-        words="In the AWS console: KMS > External key stores > your store > Key store actions > Edit settings > Proxy credential.",
-        consequences=(("eye", "The old one is retired on real use all the same, not on this word."),),
-        button="Yes, AWS has it", cancel=here,
+        request, form, title=gettext("Has AWS got the new credential in %(region)s?") % {"region": region},
+        words=gettext("In the AWS console: KMS > External key stores > your store > Key store actions > Edit settings "
+        "> Proxy credential."),
+        consequences=(("eye", gettext("The old one is retired on real use all the same, not on this word.")),),
+        button=gettext("Yes, AWS has it"), cancel=here,
     )  # fmt: skip
 
 
@@ -311,20 +351,24 @@ def rotation_cancel(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
     if request.method == "POST" and submit(
         request, form, lambda values: cancel_operation(request.actor, operation)
     ):
-        return done(request, here, "The rotation is being undone. Both credentials stay valid meanwhile.")
+        return done(
+            request, here, gettext("The rotation is being undone. Both credentials stay valid meanwhile.")
+        )
     return confirm(
         request,
         form,
-        title="Cancel the rotation?",
-        words="AWS gets the old credential back where Keystead had given it the new one.",
+        title=gettext("Cancel the rotation?"),
+        words=gettext("AWS gets the old credential back where Keystead had given it the new one."),
         consequences=(
-            ("shield-check", "The old one stays valid throughout; no request fails."),
+            ("shield-check", gettext("The old one stays valid throughout; no request fails.")),
             (
                 "hourglass",
-                "The new one is retired when it has been silent too. One that a person has given to AWS stays live.",
+                gettext(
+                    "The new one is retired when it has been silent too. One that a person has given to AWS stays live."
+                ),
             ),
         ),
-        button="Cancel rotation",
+        button=gettext("Cancel rotation"),
         cancel=here,
     )
 
@@ -341,13 +385,15 @@ def rotation_retry(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
     if request.method == "POST" and submit(
         request, form, lambda values: retry_operation(request.actor, found)
     ):
-        return done(request, here, "The rotation goes on.")
+        return done(request, here, gettext("The rotation goes on."))
     return confirm(
         request,
         form,
-        title="Go on with the rotation?",
-        words="It takes up what was made before: the same new credential, and the regions that have it already.",
-        button="Go on",
+        title=gettext("Go on with the rotation?"),
+        words=gettext(
+            "It takes up what was made before: the same new credential, and the regions that have it already."
+        ),
+        button=gettext("Go on"),
         cancel=here,
     )
 
@@ -359,18 +405,26 @@ class ScheduleForm(PageForm):
     """When it is rotated by itself."""
 
     kind = forms.ChoiceField(
-        choices=(("none", "Never by itself"), ("every", "Every so often")),
+        choices=(("none", gettext_lazy("Never by itself")), ("every", gettext_lazy("Every so often"))),
         widget=forms.RadioSelect,
-        label="Rotation",
+        label=gettext_lazy("Rotation"),
     )
-    every = forms.IntegerField(required=False, min_value=1, max_value=max(MAX_EVERY.values()), label="Every")
+    every = forms.IntegerField(
+        required=False, min_value=1, max_value=max(MAX_EVERY.values()), label=gettext_lazy("Every")
+    )
     unit = forms.ChoiceField(
-        choices=(("days", "days"), ("weeks", "weeks"), ("months", "months")), label="Unit"
+        choices=(("days", "days"), ("weeks", "weeks"), ("months", "months")), label=gettext_lazy("Unit")
     )
     hour = forms.IntegerField(
-        min_value=0, max_value=23, initial=3, help_text="0 to 23", label="At the hour of"
+        min_value=0,
+        max_value=23,
+        initial=3,
+        help_text=gettext_lazy("0 to 23"),
+        label=gettext_lazy("At the hour of"),
     )
-    time_zone = forms.CharField(max_length=64, initial="UTC", help_text="Such as Europe/Berlin.")
+    time_zone = forms.CharField(
+        max_length=64, initial="UTC", help_text=gettext_lazy("Such as Europe/Berlin.")
+    )
 
     def refuse(self, error: Any) -> None:
         """The service names fields of the schedule as rotation_schedule.every."""
@@ -383,7 +437,12 @@ def _schedule_words(store: XksKeyStore) -> str:
     value = store.rotation_schedule or {}
     if value.get("kind") != "every":
         return ""
-    return f"every {value['every']} {value['unit']} at {value['hour']}:00 {value['time_zone']}"
+    return gettext("every %(every)s %(unit)s at %(hour)s:00 %(time_zone)s") % {
+        "every": value["every"],
+        "unit": value["unit"],
+        "hour": value["hour"],
+        "time_zone": value["time_zone"],
+    }
 
 
 @vault_page(Permission.XKS_STORES_MANAGE)
@@ -410,16 +469,24 @@ def schedule(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
 
         saved = submit(request, form, save, target=store)
         if saved is not None:
-            return done(request, here, "Schedule saved.")
+            return done(request, here, gettext("Schedule saved."))
     unlinked = [link.region for link in store.links.all() if not link.linked]
-    lead = "Counted from the newest credential."
+    lead = gettext("Counted from the newest credential.")
     if unlinked:
-        lead += f" In {', '.join(unlinked)} a person has to carry the new credential to AWS each time; the rotation waits for that."
-    context = {**store_context(request, store, ""), "form": form, "title": "Rotation schedule", "lead": lead}
+        lead += gettext(
+            " In %(unlinked)s a person has to carry the new credential to AWS each time; the rotation waits "
+            "for that."
+        ) % {"unlinked": ", ".join(unlinked)}
+    context = {
+        **store_context(request, store, ""),
+        "form": form,
+        "title": gettext("Rotation schedule"),
+        "lead": lead,
+    }
     return page(
         request,
         "xks/stores/form.html",
-        {**context, "button": "Save schedule", "cancel": here, "help": HELP},
+        {**context, "button": gettext("Save schedule"), "cancel": here, "help": HELP},
         status=form.status,
     )
 
@@ -432,7 +499,7 @@ class RetireForm(ConfirmForm):
 
     force = forms.BooleanField(
         required=False,
-        label="Retire it all the same: requests signed with it fail from then on",
+        label=gettext_lazy("Retire it all the same: requests signed with it fail from then on"),
     )
 
     def __init__(self, *args: Any, needed: str, **kwargs: Any) -> None:
@@ -453,9 +520,9 @@ def credential_retire(request: Any, vault: Vault, store_id: UUID, credential_id:
     used = credentials.last_used_at(row)
     needed = ""
     if not live.exists():
-        needed = "It is the store's last live one: without it AWS can use no key of the store."
+        needed = gettext("It is the store's last live one: without it AWS can use no key of the store.")
     elif used is not None and used > timezone.now() - credentials.silence():
-        needed = "AWS has used it a short while ago. A rotation waits until AWS has let go of it."
+        needed = gettext("AWS has used it a short while ago. A rotation waits until AWS has let go of it.")
     form = RetireForm(request.POST or None, needed=needed)
     if request.method == "POST":
 
@@ -469,17 +536,24 @@ def credential_retire(request: Any, vault: Vault, store_id: UUID, credential_id:
             confirmation = confirm_switch(request.actor, Action.XKS_CREDENTIAL_RETIRE, *ended)
             told = f" {confirmation_words(confirmation)}" if confirmation is not None else ""
             url = f"{store_url('xks-store', store)}?generation={ended[1]}"
-            return done(request, url, f"{row.access_key_id} is retired.{told}")
-    consequences = [("ban", "From now on every node refuses what is signed with it. Its secret is erased.")]
+            return done(
+                request,
+                url,
+                gettext("%(access_key_id)s is retired.%(told)s")
+                % {"access_key_id": row.access_key_id, "told": told},
+            )
+    consequences = [
+        ("ban", gettext("From now on every node refuses what is signed with it. Its secret is erased."))
+    ]
     if needed:
         consequences.insert(0, ("triangle-alert", needed))
     return confirm(
         request,
         form,
-        title=f"Retire {row.access_key_id}?",
-        words="This cannot be undone; another credential can be made at any time.",
+        title=gettext("Retire %(access_key_id)s?") % {"access_key_id": row.access_key_id},
+        words=gettext("This cannot be undone; another credential can be made at any time."),
         consequences=consequences,
-        button="Retire credential",
+        button=gettext("Retire credential"),
         cancel=here,
         danger=True,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop
 
 from cloudkeys.models import AwsStoreLink, XksKeyStore
 from cloudkeys.naming import XKS_API_PATH
@@ -15,13 +16,13 @@ from vault.permissions import Permission
 from vault.web.frame import Can, can
 
 TABS = (
-    ("xks-store", "Overview", None),
-    ("xks-store-credentials", "Credentials", None),
-    ("xks-store-rules", "Access rules", Permission.ACCESS_RULES_VIEW),
-    ("xks-store-doctor", "Doctor", None),
-    ("xks-store-traffic", "Traffic", None),
-    ("xks-store-requests", "Requests", Permission.AUDIT_VIEW),
-    ("xks-store-limits", "Limits", None),
+    ("xks-store", gettext_noop("Overview"), None),
+    ("xks-store-credentials", gettext_noop("Credentials"), None),
+    ("xks-store-rules", gettext_noop("Access rules"), Permission.ACCESS_RULES_VIEW),
+    ("xks-store-doctor", gettext_noop("Doctor"), None),
+    ("xks-store-traffic", gettext_noop("Traffic"), None),
+    ("xks-store-requests", gettext_noop("Requests"), Permission.AUDIT_VIEW),
+    ("xks-store-limits", gettext_noop("Limits"), None),
 )
 _WORST = (
     "FAILED",
@@ -96,5 +97,5 @@ def store_context(
 def living(store: XksKeyStore, allowed: Can) -> Can:
     """Nothing is changed in a vault that is switched off."""
     if allowed and store.vault.state != Vault.State.ENABLED:
-        return Can(False, "The vault is switched off: nothing in it can be changed meanwhile.")
+        return Can(False, gettext("The vault is switched off: nothing in it can be changed meanwhile."))
     return allowed

@@ -10,6 +10,7 @@ from uuid import UUID
 from django import forms
 from django.conf import settings
 from django.http import HttpResponse
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.models import AwsStoreLink, CloudKey, XksKeyStore
 from cloudkeys.services import cloud_keys, stores
@@ -28,7 +29,7 @@ MANAGE = Permission.XKS_STORES_MANAGE
 class LinkForm(PageForm):
     """What may be said of an AWS key store that is there."""
 
-    name = forms.CharField(max_length=256, label="Name in AWS", required=False)
+    name = forms.CharField(max_length=256, label=gettext_lazy("Name in AWS"), required=False)
     endpoint = forms.CharField(
         max_length=128,
         required=False,
@@ -42,7 +43,7 @@ class LinkForm(PageForm):
     vpc_endpoint_service_name = forms.CharField(
         max_length=64,
         required=False,
-        label="VPC endpoint service",
+        label=gettext_lazy("VPC endpoint service"),
         help_text="Only with connectivity through one: com.amazonaws.vpce.<region>.vpce-svc-...",
     )
 
@@ -51,16 +52,16 @@ class NewLinkForm(LinkForm):
     """One more region."""
 
     region = forms.CharField(
-        max_length=32, help_text="Such as eu-central-1. Each region has one AWS key store."
+        max_length=32, help_text=gettext_lazy("Such as eu-central-1. Each region has one AWS key store.")
     )
     linked = forms.ChoiceField(
         choices=(
-            ("yes", "Keystead makes, connects and updates it in AWS"),
-            ("no", "I do that in the AWS console myself"),
+            ("yes", gettext_lazy("Keystead makes, connects and updates it in AWS")),
+            ("no", gettext_lazy("I do that in the AWS console myself")),
         ),
         widget=forms.RadioSelect,
         initial="yes",
-        label="Who looks after it",
+        label=gettext_lazy("Who looks after it"),
     )
     field_order = ("region", "linked", "name", "endpoint", "connectivity", "vpc_endpoint_service_name")
 
@@ -71,8 +72,10 @@ class UnlinkedForm(LinkForm):
     custom_key_store_id = forms.CharField(
         max_length=64,
         required=False,
-        label="Custom key store id",
-        help_text="cks-..., as the AWS console shows it. Commands on the pages of its keys are then complete.",
+        label=gettext_lazy("Custom key store id"),
+        help_text=gettext_lazy(
+            "cks-..., as the AWS console shows it. Commands on the pages of its keys are then complete."
+        ),
     )
 
 
@@ -82,8 +85,11 @@ class AdoptForm(PageForm):
     custom_key_store_id = forms.CharField(
         max_length=64,
         required=False,
-        label="Custom key store id",
-        help_text="cks-..., to take over the one that is in AWS, once AWS confirms its endpoint and path. Empty: Keystead makes one.",
+        label=gettext_lazy("Custom key store id"),
+        help_text=gettext_lazy(
+            "cks-..., to take over the one that is in AWS, once AWS confirms its endpoint and path. Empty: "
+            "Keystead makes one."
+        ),
     )
 
 
@@ -93,8 +99,11 @@ class LinkKeyForm(PageForm):
     kms_key_id = forms.CharField(
         max_length=256,
         required=False,
-        label="KMS key id or ARN",
-        help_text="To take over the one that is in AWS, once AWS confirms that it points to this key. Empty: Keystead makes one.",
+        label=gettext_lazy("KMS key id or ARN"),
+        help_text=gettext_lazy(
+            "To take over the one that is in AWS, once AWS confirms that it points to this key. Empty: "
+            "Keystead makes one."
+        ),
     )
 
 
@@ -118,7 +127,9 @@ def link_create(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
         initial["linked"] = "no"
     form = NewLinkForm(request.POST or None, initial=initial)
     if account is None:
-        form.fields["linked"].help_text = "This key set has no CSP account, so Keystead cannot reach AWS."
+        form.fields["linked"].help_text = gettext(
+            "This key set has no CSP account, so Keystead cannot reach AWS."
+        )
     if request.method == "POST":
 
         def add(values: dict[str, Any]) -> stores.LinkAdded:
@@ -130,15 +141,25 @@ def link_create(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
             if added.operation is None:
                 url = store_url("xks-link-steps", store, link_id=added.link.pk)
                 return done(
-                    request, url, f"{added.link.region} is noted. What is left to do in AWS stands here."
+                    request,
+                    url,
+                    gettext("%(region)s is noted. What is left to do in AWS stands here.")
+                    % {"region": added.link.region},
                 )
             return done(
-                request, store_url("xks-store", store), f"Keystead makes it in {added.link.region} now."
+                request,
+                store_url("xks-store", store),
+                gettext("Keystead makes it in %(region)s now.") % {"region": added.link.region},
             )
-    context = {**store_context(request, store, ""), "form": form, "title": "Add a region", "help": HELP}
+    context = {
+        **store_context(request, store, ""),
+        "form": form,
+        "title": gettext("Add a region"),
+        "help": HELP,
+    }
     context |= {
-        "button": "Add region",
-        "lead": "AWS KMS keeps keys by region; each has a key store of its own.",
+        "button": gettext("Add region"),
+        "lead": gettext("AWS KMS keeps keys by region; each has a key store of its own."),
     }
     return page(request, "xks/stores/form.html", context, status=form.status)
 
@@ -161,21 +182,26 @@ def link_edit(request: Any, vault: Vault, store_id: UUID, link_id: UUID) -> Http
 
         changed = submit(request, form, save, target=link)
         if changed is not None:
-            told = "Saved; AWS is being told." if changed.operation is not None else "Saved."
+            told = (
+                gettext("Saved; AWS is being told.") if changed.operation is not None else gettext("Saved.")
+            )
             return done(request, store_url("xks-store", store), told)
     lead = (
-        "AWS takes a new endpoint or connectivity only while the key store is disconnected."
+        gettext("AWS takes a new endpoint or connectivity only while the key store is disconnected.")
         if link.linked
-        else "Noted here only: change it in the AWS console too."
+        else gettext("Noted here only: change it in the AWS console too.")
     )
     context = {
         **store_context(request, store, ""),
         "form": form,
-        "title": f"Edit {link.region}",
+        "title": gettext("Edit %(region)s") % {"region": link.region},
         "lead": lead,
     }
     return page(
-        request, "xks/stores/form.html", {**context, "button": "Save", "help": HELP}, status=form.status
+        request,
+        "xks/stores/form.html",
+        {**context, "button": gettext("Save"), "help": HELP},
+        status=form.status,
     )
 
 
@@ -184,9 +210,11 @@ class StoreIdForm(PageForm):
 
     custom_key_store_id = forms.CharField(
         max_length=64,
-        label="Custom key store id",
-        help_text="cks-..., as the AWS console shows it once the key store is made. The commands here, and on the pages of its keys, are "
-        "then complete.",
+        label=gettext_lazy("Custom key store id"),
+        help_text=gettext_lazy(
+            "cks-..., as the AWS console shows it once the key store is made. The commands here, and on the pages of its keys, are "
+            "then complete."
+        ),
     )
 
 
@@ -204,7 +232,7 @@ def link_steps(request: Any, vault: Vault, store_id: UUID, link_id: UUID) -> Htt
             return stores.update_store_link(request.actor, link.pk, values, expected_revision=form.expected)
 
         if submit(request, form, save, target=link) is not None:
-            return done(request, request.path, "Saved: the commands below hold the id now.")
+            return done(request, request.path, gettext("Saved: the commands below hold the id now."))
         link.refresh_from_db()
     context = {**store_context(request, store, ""), "link": link, "help": HELP}
     context["steps"] = console_steps_of(request.actor, link.pk)
@@ -228,34 +256,39 @@ class Verb:
 VERBS = {
     "connect": Verb(
         stores.connect_store,
-        "Connect the key store in {region}?",
-        "AWS checks endpoint and credential, which takes up to a few minutes.",
-        "Connect key store",
-        "AWS has been asked to connect it.",
-        (("key-round", "Its KMS keys can be used as soon as AWS says that it is connected."),),
+        gettext_noop("Connect the key store in {region}?"),
+        gettext_noop("AWS checks endpoint and credential, which takes up to a few minutes."),
+        gettext_noop("Connect key store"),
+        gettext_noop("AWS has been asked to connect it."),
+        (("key-round", gettext_noop("Its KMS keys can be used as soon as AWS says that it is connected.")),),
     ),
     "disconnect": Verb(
         stores.disconnect_store,
-        "Disconnect the key store in {region}?",
-        "AWS stops calling it: every KMS key of this region becomes Unavailable.",
-        "Disconnect key store",
-        "AWS has been asked to disconnect it.",
+        gettext_noop("Disconnect the key store in {region}?"),
+        gettext_noop("AWS stops calling it: every KMS key of this region becomes Unavailable."),
+        gettext_noop("Disconnect key store"),
+        gettext_noop("AWS has been asked to disconnect it."),
         (
-            ("ban", "Data under its keys cannot be read in {region} until it is connected again."),
+            (
+                "ban",
+                gettext_noop("Data under its keys cannot be read in {region} until it is connected again."),
+            ),
             (
                 "zap",
-                "To stop all use at once, block the store: that acts within a second and in all regions.",
+                gettext_noop(
+                    "To stop all use at once, block the store: that acts within a second and in all regions."
+                ),
             ),
-            ("undo-2", "Nothing is lost. Connecting again takes AWS up to a few minutes."),
+            ("undo-2", gettext_noop("Nothing is lost. Connecting again takes AWS up to a few minutes.")),
         ),
         danger=True,
     ),
     "refresh": Verb(
         stores.refresh_store,
-        "Ask AWS about the key store in {region}?",
-        "Reads its connection state and settings from AWS. Nothing is changed.",
-        "Ask AWS",
-        "AWS is being asked.",
+        gettext_noop("Ask AWS about the key store in {region}?"),
+        gettext_noop("Reads its connection state and settings from AWS. Nothing is changed."),
+        gettext_noop("Ask AWS"),
+        gettext_noop("AWS is being asked."),
     ),
 }
 
@@ -275,9 +308,9 @@ def link_verb(request: Any, vault: Vault, store_id: UUID, link_id: UUID, verb: s
     return confirm(
         request,
         form,
-        title=what.title.format(region=link.region),
+        title=gettext(what.title).format(region=link.region),
         words=what.words,
-        consequences=[(icon, words.format(region=link.region)) for icon, words in what.consequences],
+        consequences=[(icon, gettext(words).format(region=link.region)) for icon, words in what.consequences],
         button=what.button,
         cancel=back,
         danger=what.danger,
@@ -301,25 +334,41 @@ def link_delete(request: Any, vault: Vault, store_id: UUID, link_id: UUID) -> Ht
 
         gone = submit(request, form, delete, target=link)
         if gone is not None:
-            told = "AWS is being asked to delete it." if gone[0] is not None else "It is forgotten here."
+            told = (
+                gettext("AWS is being asked to delete it.")
+                if gone[0] is not None
+                else gettext("It is forgotten here.")
+            )
             return done(request, back, told)
     in_aws = link.linked and bool(link.custom_key_store_id)
     consequences = (
         [
-            ("unplug", f"It is disconnected, then deleted in AWS ({link.custom_key_store_id})."),
-            ("key-round", "AWS refuses while any KMS key is in it; deleted KMS keys count for 7 to 30 days."),
-            ("database", "Keystead keeps the keys themselves."),
+            (
+                "unplug",
+                gettext("It is disconnected, then deleted in AWS (%(custom_key_store_id)s).")
+                % {"custom_key_store_id": link.custom_key_store_id},
+            ),
+            (
+                "key-round",
+                gettext("AWS refuses while any KMS key is in it; deleted KMS keys count for 7 to 30 days."),
+            ),
+            ("database", gettext("Keystead keeps the keys themselves.")),
         ]
         if in_aws
-        else [("cloud", "Nothing changes in AWS. Delete the key store there if it is not wanted any more.")]
+        else [
+            (
+                "cloud",
+                gettext("Nothing changes in AWS. Delete the key store there if it is not wanted any more."),
+            )
+        ]
     )
     return confirm(
         request,
         form,
-        title=f"Delete the key store in {link.region}?",
-        words="The store then has no AWS key store in this region.",
+        title=gettext("Delete the key store in %(region)s?") % {"region": link.region},
+        words=gettext("The store then has no AWS key store in this region."),
         consequences=consequences,
-        button="Delete key store" if in_aws else "Forget key store",
+        button=gettext("Delete key store") if in_aws else gettext("Forget key store"),
         cancel=back,
         danger=True,
     )
@@ -334,13 +383,16 @@ def link_link(request: Any, vault: Vault, store_id: UUID, link_id: UUID) -> Http
     if request.method == "POST":
         added = submit(request, form, lambda values: stores.link_store(request.actor, link.pk, **values))
         if added is not None:
-            return done(request, store_url("xks-store", store), "Keystead is linking it.")
+            return done(request, store_url("xks-store", store), gettext("Keystead is linking it."))
     context = {
         **store_context(request, store, ""),
         "form": form,
-        "title": f"Link {link.name} in {link.region}",
-        "lead": "Linked, Keystead sees its connection state, connects it, rotates its credential and makes KMS keys in it by itself.",
-        "button": "Link key store",
+        "title": gettext("Link %(name)s in %(region)s") % {"name": link.name, "region": link.region},
+        "lead": gettext(
+            "Linked, Keystead sees its connection state, connects it, rotates its credential and makes KMS "
+            "keys in it by itself."
+        ),
+        "button": gettext("Link key store"),
         "help": HELP,
     }
     return page(request, "xks/stores/form.html", context, status=form.status)
@@ -359,13 +411,18 @@ def key_link(request: Any, vault: Vault, store_id: UUID, key_id: UUID) -> HttpRe
             request, form, lambda values: cloud_keys.link_cloud_key(request.actor, key.pk, **values)
         )
         if made is not None:
-            return done(request, store_url("xks-store", store), f"{key.name} is being linked.")
+            return done(
+                request,
+                store_url("xks-store", store),
+                gettext("%(name)s is being linked.") % {"name": key.name},
+            )
     context = {
         **store_context(request, store, ""),
         "form": form,
-        "title": f"Link {key.name}",
-        "lead": f"Gives the key its KMS key in {key.region}, which AWS services then use.",
-        "button": "Link key",
+        "title": gettext("Link %(name)s") % {"name": key.name},
+        "lead": gettext("Gives the key its KMS key in %(region)s, which AWS services then use.")
+        % {"region": key.region},
+        "button": gettext("Link key"),
         "help": HELP,
     }
     return page(request, "xks/stores/form.html", context, status=form.status)

@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db.models import Count, Max, Min, OuterRef, Q, Subquery
 from django.http import HttpResponse
 from django.utils import timezone
+from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys.api.stores import STORES
 from cloudkeys.models import AwsStoreLink, CloudKey, Operation, XksCredential, XksKeyStore
@@ -37,32 +38,43 @@ from xks.web.store_frame import find_store, is_simulated, store_context, store_s
 VIEW = Permission.XKS_STORES_VIEW
 MOST_UNLINKED = 20
 COLUMNS = (
-    Column("name", "Key set", ordering="key_set", always=True),
-    Column("connection", "Connection in AWS"),
-    Column("path", "Path"),
-    Column("credentials", "Live credentials", num=True),
-    Column("used", "Last used"),
-    Column("doctor", "Doctor"),
-    Column("created", "Created", ordering="created_at", shown=False),
-    Column("id", "Id", shown=False),
+    Column("name", gettext_noop("Key set"), ordering="key_set", always=True),
+    Column("connection", gettext_noop("Connection in AWS")),
+    Column("path", gettext_noop("Path")),
+    Column("credentials", gettext_noop("Live credentials"), num=True),
+    Column("used", gettext_noop("Last used")),
+    Column("doctor", gettext_noop("Doctor")),
+    Column("created", gettext_noop("Created"), ordering="created_at", shown=False),
+    Column("id", gettext_noop("Id"), shown=False),
 )
-MENUS = (FilterMenu("blocked", "Blocked", (("true", "Blocked"), ("false", "Not blocked")), many=False),)
+MENUS = (
+    FilterMenu(
+        "blocked",
+        gettext_noop("Blocked"),
+        (("true", gettext_noop("Blocked")), ("false", gettext_noop("Not blocked"))),
+        many=False,
+    ),
+)
 HELP = {
-    "title": "What an external key store is",
+    "title": gettext_noop("What an external key store is"),
     "words": (
         (
-            "The face that a key set shows to AWS KMS: an endpoint with a path and credentials. AWS calls it for every use of a key, "
-            "so that the keys themselves never leave Keystead."
+            gettext_noop(
+                "The face that a key set shows to AWS KMS: an endpoint with a path and credentials. AWS calls it for every use of a key, "
+                "so that the keys themselves never leave Keystead."
+            )
         ),
         (
-            "In each AWS region it has a key store of its own. Linked: Keystead makes, connects and updates it. Not linked: you do, in "
-            "the AWS console, and can link it later."
+            gettext_noop(
+                "In each AWS region it has a key store of its own. Linked: Keystead makes, connects and updates it. Not linked: you do, in "
+                "the AWS console, and can link it later."
+            )
         ),
     ),
     "links": (
-        ("XKS credentials", "credentials"),
-        ("Access rules and limits", "access-rules"),
-        ("The doctor", "doctor"),
+        (gettext_noop("XKS credentials"), "credentials"),
+        (gettext_noop("Access rules and limits"), "access-rules"),
+        (gettext_noop("The doctor"), "doctor"),
     ),
 }
 
@@ -101,11 +113,14 @@ def store_list(request: Any, vault: Vault) -> HttpResponse:
         id="xks-stores",
         row_template="xks/stores/row.html",
         menus=MENUS,
-        search_words="Search key set or path",
-        empty_title="No external key store yet",
-        empty_words="One is made with a key set that is used as external key store. AWS KMS then calls it for every use of its keys.",
+        search_words=gettext("Search key set or path"),
+        empty_title=gettext("No external key store yet"),
+        empty_words=gettext(
+            "One is made with a key set that is used as external key store. AWS KMS then calls it for every "
+            "use of its keys."
+        ),
         empty_url=_url_or_nothing("key-set-create", vault),
-        empty_button="Create key set",
+        empty_button=gettext("Create key set"),
     )
     for row in found.rows:
         links = tuple(row.links.all())
@@ -187,7 +202,10 @@ def _confirmation(text: str) -> dict[str, Any]:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         return {"confirmation": None}
     found = wait_for_generation(int(text), timeout_s=0)
-    words = f"Confirmed by {found.confirmed} of {found.counted} workers: every node acts on it."
+    words = gettext("Confirmed by %(confirmed)s of %(counted)s workers: every node acts on it.") % {
+        "confirmed": found.confirmed,
+        "counted": found.counted,
+    }
     return {"confirmation": found, "words": words, "generation": text}
 
 
@@ -225,7 +243,11 @@ def _cards(request: Any, store: XksKeyStore) -> list[LinkCard]:
                 busy=bool(link.running),
                 can_connect=_drives(link, "CONNECTED"),
                 can_disconnect=_drives(link, "DISCONNECTED"),
-                can_delete=Can(False, f"{link.keys} keys here still use it: schedule their deletion first.")
+                can_delete=Can(
+                    False,
+                    gettext("%(keys)s keys here still use it: schedule their deletion first.")
+                    % {"keys": link.keys},
+                )
                 if link.linked and link.keys
                 else Can(True),
                 keys=link.keys,
@@ -237,10 +259,15 @@ def _cards(request: Any, store: XksKeyStore) -> list[LinkCard]:
 def _drives(link: AwsStoreLink, already: str) -> Can:
     if not link.linked or not link.custom_key_store_id:
         return Can(
-            False, "Keystead does not drive this key store: do it in the AWS console, or link it first."
+            False,
+            gettext("Keystead does not drive this key store: do it in the AWS console, or link it first."),
         )
     if link.state == already:
-        return Can(False, f"It is {link.get_state_display().lower()} already.")
+        return Can(
+            False,
+            gettext("It is %(get_state_display)s already.")
+            % {"get_state_display": link.get_state_display().lower()},
+        )
     return Can(True)
 
 
@@ -270,29 +297,36 @@ def store_block(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
     store = find_store(request, vault, store_id)
     day = traffic_of_store(request.actor, store.pk, "day").total.requests
     used = (
-        f"AWS has called it {day:,} times in the last day: all such calls would be refused."
+        gettext("AWS has called it %(day)s times in the last day: all such calls would be refused.")
+        % {"day": f"{day:,}"}
         if day
-        else "No call was recorded in the last day."
+        else gettext("No call was recorded in the last day.")
     )
     return _switch(
         request,
         store,
         Action.XKS_STORE_BLOCK,
-        title=f"Block {store.key_set.name}?",
-        words="From now on every call for this store is refused on every node, health checks too.",
+        title=gettext("Block %(name)s?") % {"name": store.key_set.name},
+        words=gettext("From now on every call for this store is refused on every node, health checks too."),
         consequences=(
             ("activity", used),
             (
                 "ban",
                 (
-                    "Data under its keys cannot be read as soon as a service asks KMS. Services that already hold a data key in memory go "
-                    "on until they next ask."
+                    gettext(
+                        "Data under its keys cannot be read as soon as a service asks KMS. Services "
+                        "that already hold a data key in memory go "
+                        "on until they next ask."
+                    )
                 ),
             ),
-            ("cloud", "AWS is not told: its key store shows as connected until health checks fail there."),
-            ("users", "Unblocking may need another person's consent."),
+            (
+                "cloud",
+                gettext("AWS is not told: its key store shows as connected until health checks fail there."),
+            ),
+            ("users", gettext("Unblocking may need another person's consent.")),
         ),
-        button="Block store",
+        button=gettext("Block store"),
         danger=True,
     )
 
@@ -305,16 +339,22 @@ def store_unblock(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
         request,
         store,
         Action.XKS_STORE_UNBLOCK,
-        title=f"Unblock {store.key_set.name}?",
-        words="Calls are answered again, each key as its own state says.",
+        title=gettext("Unblock %(name)s?") % {"name": store.key_set.name},
+        words=gettext("Calls are answered again, each key as its own state says."),
         consequences=(
             (
                 "circle-check",
-                "Data becomes readable as soon as the nodes have confirmed, in most cases within a second.",
+                gettext(
+                    "Data becomes readable as soon as the nodes have confirmed, in most cases within a second."
+                ),
             ),
-            ("message-square", f"It was blocked because: {store.blocked_reason or 'no reason was given'}."),
+            (
+                "message-square",
+                gettext("It was blocked because: %(value)s.")
+                % {"value": store.blocked_reason or "no reason was given"},
+            ),
         ),
-        button="Unblock store",
+        button=gettext("Unblock store"),
     )
 
 
@@ -333,7 +373,12 @@ def _switch(
             confirmation = confirm_switch(request.actor, action, row, generation)
             told = f" {confirmation_words(confirmation)}" if confirmation is not None else ""
             verb = "blocked" if danger else "unblocked"
-            return done(request, f"{back}?generation={generation}", f"{store.key_set.name} is {verb}.{told}")
+            return done(
+                request,
+                f"{back}?generation={generation}",
+                gettext("%(name)s is %(verb)s.%(told)s")
+                % {"name": store.key_set.name, "verb": verb, "told": told},
+            )
     return confirm(request, form, cancel=back, danger=danger, **words)
 
 
@@ -372,8 +417,8 @@ def _span(request: Any) -> str:
 def _charts(request: Any, course: Course) -> dict[str, Any]:
     zone = timezone.get_current_timezone()
     places = [point.at.astimezone(zone) for point in course.points]
-    good = charts.Series("Answered", [point.requests - point.errors for point in course.points])
-    bad = charts.Series("Refused or failed", [point.errors for point in course.points])
+    good = charts.Series(gettext("Answered"), [point.requests - point.errors for point in course.points])
+    bad = charts.Series(gettext("Refused or failed"), [point.errors for point in course.points])
 
     def in_ms(us: int | None) -> float | None:
         return None if us is None else us / 1000
@@ -383,13 +428,16 @@ def _charts(request: Any, course: Course) -> dict[str, Any]:
     each = "minute" if course.seconds == 60 else "hour"
     return {
         "span": course.span,
-        "spans": [("hour", "Last hour", course.span == "hour"), ("day", "Last day", course.span == "day")],
+        "spans": [
+            ("hour", gettext("Last hour"), course.span == "hour"),
+            ("day", gettext("Last day"), course.span == "day"),
+        ],
         "course": course,
         "p50_ms": in_ms(course.total.p50_us),
         "p99_ms": in_ms(course.total.p99_us),
-        "requests_chart": charts.bars(f"Requests by {each}", places, [good, bad]),
+        "requests_chart": charts.bars(gettext("Requests by %(each)s") % {"each": each}, places, [good, bad]),
         "latency_chart": charts.lines(
-            f"Our own time for a request, by {each}", places, [p50, p99], unit="ms"
+            gettext("Our own time for a request, by %(each)s") % {"each": each}, places, [p50, p99], unit="ms"
         ),
         "part_url": f"{request.path}?span={course.span}",
     }
@@ -401,20 +449,23 @@ def _charts(request: Any, course: Course) -> dict[str, Any]:
 class RatesForm(PageForm):
     """Requests a second."""
 
-    units = {"requests_per_s": "requests a second", "credential_requests_per_s": "requests a second"}  # noqa: RUF012
+    units = {  # noqa: RUF012
+        "requests_per_s": gettext_noop("requests a second"),
+        "credential_requests_per_s": gettext_noop("requests a second"),
+    }
     requests_per_s = forms.IntegerField(
         required=False,
         min_value=limits.LEAST_PER_S,
         max_value=limits.MOST_PER_S,
-        label="The store as a whole",
-        help_text="For all nodes together. Empty: no limit.",
+        label=gettext_lazy("The store as a whole"),
+        help_text=gettext_lazy("For all nodes together. Empty: no limit."),
     )
     credential_requests_per_s = forms.IntegerField(
         required=False,
         min_value=limits.LEAST_PER_S,
         max_value=limits.MOST_PER_S,
-        label="Each credential",
-        help_text="Keeps one caller from using up the whole. Empty: no limit.",
+        label=gettext_lazy("Each credential"),
+        help_text=gettext_lazy("Keeps one caller from using up the whole. Empty: no limit."),
     )
 
 
@@ -422,12 +473,14 @@ class BoundsForm(PageForm):
     """How long a node serves without news, and whose signatures it takes."""
 
     units = {"max_staleness_s": "seconds"}  # noqa: RUF012
-    max_staleness_s = forms.IntegerField(required=False, min_value=1, label="Staleness")
+    max_staleness_s = forms.IntegerField(required=False, min_value=1, label=gettext_lazy("Staleness"))
     allowed_regions = forms.CharField(
         required=False,
         max_length=1000,
-        label="Accepted signing regions",
-        help_text="AWS regions, separated by spaces. A request that is signed for another region is refused. Empty: any.",
+        label=gettext_lazy("Accepted signing regions"),
+        help_text=gettext_lazy(
+            "AWS regions, separated by spaces. A request that is signed for another region is refused. Empty: any."
+        ),
     )
 
     def clean_allowed_regions(self) -> list[str]:
@@ -460,10 +513,10 @@ def store_limits(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
         auto_id="bounds_%s",
     )
     most = settings.KEYSTEAD_XKS_MAX_STALENESS
-    bounds.fields["max_staleness_s"].help_text = (
-        f"So long a node goes on serving when it hears nothing new; then it refuses. A disable is sure to hold after it. "
-        f"Empty: the installation's {most:g} seconds, which is also the most."
-    )
+    bounds.fields["max_staleness_s"].help_text = gettext(
+        "So long a node goes on serving when it hears nothing new; then it refuses. A disable is sure "
+        "to hold after it. Empty: the installation's %(most)s seconds, which is also the most."
+    ) % {"most": f"{most:g}"}
     here = store_url("xks-store-limits", store)
     if sent == "rates":
         saved = submit(
@@ -475,7 +528,7 @@ def store_limits(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
             target=row,
         )
         if saved is not None:
-            return done(request, here, f"Limits saved. {_told(saved[1])}")
+            return done(request, here, gettext("Limits saved. %(told)s") % {"told": _told(saved[1])})
     elif sent == "bounds":
         changed = submit(
             request,
@@ -486,7 +539,7 @@ def store_limits(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
             target=store,
         )
         if changed is not None:
-            return done(request, here, "Saved.")
+            return done(request, here, gettext("Saved."))
     context = {
         **store_context(request, store, "xks-store-limits"),
         "rates": rates,
@@ -500,7 +553,7 @@ def store_limits(request: Any, vault: Vault, store_id: UUID) -> HttpResponse:
 
 def _told(generation: int) -> str:
     confirmation: Confirmation | None = wait_for_generation(generation) if generation else None
-    return confirmation_words(confirmation) if confirmation is not None else "Nothing has changed."
+    return confirmation_words(confirmation) if confirmation is not None else gettext("Nothing has changed.")
 
 
 def path_of(store: XksKeyStore) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpResponse
 from django.urls import reverse
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from vault import env
 from vault.permissions import Permission
@@ -17,7 +18,7 @@ from vault.web.frame import appliance_page, can, done, page
 from xks.services.integrity import Integrity, integrity_of
 
 VIEW = Permission.APPLIANCE_VIEW_NODES
-NOT_SET_UP = "Not set up"
+NOT_SET_UP = gettext_noop("Not set up")
 ICONS = {
     "database": "database",
     "schema": "database",
@@ -30,15 +31,19 @@ ICONS = {
     "siem": "radio-tower",
 }
 HELP = {
-    "title": "What is looked at here",
+    "title": gettext_noop("What is looked at here"),
     "words": (
-        "Each part is asked at the moment you open the page, and again every ten seconds while you look.",
-        "What may end with a loss of data or of service stands first on the overview, and is mailed to those who wish.",
+        gettext_noop(
+            "Each part is asked at the moment you open the page, and again every ten seconds while you look."
+        ),
+        gettext_noop(
+            "What may end with a loss of data or of service stands first on the overview, and is mailed to those who wish."
+        ),
     ),
     "links": (
-        ("Reliability", "reliability"),
-        ("Backup and restore", "backup-and-restore"),
-        ("Configuration", "configuration"),
+        (gettext_noop("Reliability"), "reliability"),
+        (gettext_noop("Backup and restore"), "backup-and-restore"),
+        (gettext_noop("Configuration"), "configuration"),
     ),
 }
 
@@ -65,32 +70,53 @@ def _told(name: str, state: str) -> str:
 def _record(found: Integrity) -> Row:
     state = {"HOLDS": OK, "OVERDUE": WARN, "BROKEN": FAIL}.get(found.state, UNKNOWN)
     words, cure = {
-        "HOLDS": ("The record is what was written.", ""),
+        "HOLDS": (gettext("The record is what was written."), ""),
         "OVERDUE": (
-            "The record held when it was last verified, longer ago than it should be.",
-            "See whether an agent runs: it verifies once an hour. Or run keystead audit verify.",
+            gettext("The record held when it was last verified, longer ago than it should be."),
+            gettext("See whether an agent runs: it verifies once an hour. Or run keystead audit verify."),
         ),
         "BROKEN": (
-            f"{found.findings} finding{'' if found.findings == 1 else 's'}: something of the record is not what was written.",
-            "Keep the database and the journals as they are, run keystead audit verify, and follow its runbook in docs/runbooks.",
+            ngettext(
+                "%(count)s finding: something of the record is not what was written.",
+                "%(count)s findings: something of the record is not what was written.",
+                found.findings,
+            )
+            % {"count": found.findings},
+            gettext(
+                "Keep the database and the journals as they are, run keystead audit verify, and follow its runbook in "
+                "docs/runbooks."
+            ),
         ),
     }.get(
         found.state,
-        ("It was not verified yet.", "An agent verifies it once an hour, from the first sealed hour on."),
+        (
+            gettext("It was not verified yet."),
+            gettext("An agent verifies it once an hour, from the first sealed hour on."),
+        ),
     )
     if found.gaps and found.state != "BROKEN":
         state = WARN if state == OK else state
-        words += (
-            f" {found.gaps} gap{'' if found.gaps == 1 else 's'}: journals that were lost with their nodes."
+        told = ngettext(
+            "%(count)s gap: journals that were lost with their nodes.",
+            "%(count)s gaps: journals that were lost with their nodes.",
+            found.gaps,
         )
-        cure = cure or "See the nodes: a disk that comes back brings its journal along."
+        words = f"{words} {told % {'count': found.gaps}}"
+        cure = cure or gettext("See the nodes: a disk that comes back brings its journal along.")
     more: list[tuple[str, Any]] = []
     if found.checked_at:
-        more += [("Verified", found.checked_at), ("Held last", found.held_at)]
-        told = f"{found.seals:,} seals, {found.stored:,} records and {found.events:,} audit events in {found.seconds:.1f} s"
-        more.append(("Looked at", told))
-    more += [("Finding", text) for text in found.texts[:5]] + [("Gap", text) for text in found.gap_texts[:5]]
-    return Row("record", "Record integrity", ICONS["record"], state, words, cure, tuple(more))
+        more += [(gettext("Verified"), found.checked_at), (gettext("Held last"), found.held_at)]
+        told = gettext("%(seals)s seals, %(stored)s records and %(events)s audit events in %(seconds)s s") % {
+            "seals": f"{found.seals:,}",
+            "stored": f"{found.stored:,}",
+            "events": f"{found.events:,}",
+            "seconds": f"{found.seconds:.1f}",
+        }
+        more.append((gettext("Looked at"), told))
+    more += [(gettext("Finding"), text) for text in found.texts[:5]] + [
+        (gettext("Gap"), text) for text in found.gap_texts[:5]
+    ]
+    return Row("record", gettext("Record integrity"), ICONS["record"], state, words, cure, tuple(more))
 
 
 def _siem() -> Row:
@@ -101,8 +127,8 @@ def _siem() -> Row:
             "SIEM",
             ICONS["siem"],
             UNKNOWN,
-            "Nothing is sent to a SIEM.",
-            "Set KEYSTEAD_SIEM_URL to send the journal and the audit events to one.",
+            gettext("Nothing is sent to a SIEM."),
+            gettext("Set KEYSTEAD_SIEM_URL to send the journal and the audit events to one."),
             told=NOT_SET_UP,
         )
     where = str(target.path) if target.path is not None else f"{target.host}:{target.port}"
@@ -111,12 +137,12 @@ def _siem() -> Row:
         "SIEM",
         ICONS["siem"],
         OK,
-        f"Each node's agent sends its journal and the audit events to {where}.",
+        gettext("Each node's agent sends its journal and the audit events to %(where)s.") % {"where": where},
         "",
         (
             (
-                "Whether it is taken",
-                "each agent's log and its metrics tell; what is not taken waits on the node's disk",
+                gettext("Whether it is taken"),
+                gettext("each agent's log and its metrics tell; what is not taken waits on the node's disk"),
             ),
         ),
     )
@@ -161,19 +187,21 @@ def system_test_mail(request: Any) -> HttpResponse:
         taken = submit(request, form, lambda values: (send_test_mail(request.actor),))
         if taken is not None:
             if taken[0]:
-                told = f"The mail server took a mail for {request.actor.user.email}. Look whether it arrives."
+                told = gettext("The mail server took a mail for %(email)s. Look whether it arrives.") % {
+                    "email": request.actor.user.email
+                }
                 return done(request, back, told)
             return done(
                 request,
                 back,
-                "The mail server did not take it; the log of the web process says why.",
+                gettext("The mail server did not take it; the log of the web process says why."),
                 level=messages.ERROR,
             )
     return confirm(
         request,
         form,
-        title="Send a test mail?",
-        words=f"It goes to yourself, {request.actor.user.email}.",
-        button="Send test mail",
+        title=gettext("Send a test mail?"),
+        words=gettext("It goes to yourself, %(email)s.") % {"email": request.actor.user.email},
+        button=gettext("Send test mail"),
         cancel=back,
     )
