@@ -102,6 +102,10 @@ def browser() -> Iterator[Browser]:
         started.close()
 
 
+ABORTED = ("htmx:sendAbort", "htmx:afterRequest")
+"""What htmx tells of a request that the browser broke off because the page was left; a failed one is told as another event."""
+
+
 class Watch:
     """Collects what must not happen."""
 
@@ -118,6 +122,8 @@ class Watch:
             self.faults.append(f"another host: {request.url}")
 
     def _console(self, message: Any) -> None:
+        if message.text.startswith(ABORTED):
+            return
         if message.type == "error" and not any(part in message.text for part in self.expected):
             self.faults.append(f"console: {message.text}")
 
