@@ -56,6 +56,10 @@ bench-web: $(DEV) ## Measure every page with 100,000 CloudKeys and 1,000,000 aud
 screenshots: $(DEV) $(PACKAGES) ## Draw every page, wide and narrow, light and dark, into screenshots/ (GUIDE=1 renews the guide's pictures)
 	@$(BIN)/python scripts/screenshots.py $(if $(GUIDE),--guide) $(ARGS)
 
+.PHONY: messages
+messages: $(DEV) ## Write locale/en/LC_MESSAGES/django.po, from which a translation begins (needs GNU gettext)
+	@$(BIN)/python scripts/write_messages.py
+
 .PHONY: bench-rules
 bench-rules: $(DEV) ## Measure what access rules cost a request
 	@$(BIN)/python scripts/bench_rules.py $(ARGS)

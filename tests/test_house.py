@@ -154,6 +154,7 @@ def test_every_target_of_the_makefile_has_its_help():
         "test-long",
         "test-cluster",
         "screenshots",
+        "messages",
         "check",
         "audit",
         "lock",

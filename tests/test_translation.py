@@ -1,11 +1,22 @@
 """Texts of pages are ready for translation: nothing visible stands outside gettext (docs/decisions/0010-translation.md)."""
 
 import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.template import engines
 from django.template.base import Lexer, TokenType
+from django.test import Client
+from django.utils import translation
+from django.utils.translation import trans_real
+
+from tests.browser import fill
+from tests.cast import Cast
+from tests.web import Browser, text_of
 
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "templates"
@@ -165,3 +176,147 @@ def test_what_is_not_marked_is_found(source):
 )
 def test_what_is_marked_is_left_alone(source):
     assert unmarked(source) == []
+
+
+# --- pages in a made-up language ----------------------------------------------------------------------------------
+
+
+class Bracketing:
+    """A catalogue of a language that puts each message in brackets."""
+
+    def gettext(self, message: str) -> str:
+        return f"⟦{message}⟧"
+
+    def ngettext(self, one: str, many: str, number: int) -> str:
+        return f"⟦{one if number == 1 else many}⟧"
+
+    def pgettext(self, _context: str, message: str) -> str:
+        return self.gettext(message)
+
+    def npgettext(self, _context: str, one: str, many: str, number: int) -> str:
+        return self.ngettext(one, many, number)
+
+    def language(self) -> str:
+        return "x-brackets"
+
+    def to_language(self) -> str:
+        return "x-brackets"
+
+
+@pytest.fixture
+def brackets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every message comes out in brackets."""
+    monkeypatch.setitem(trans_real._translations, "x-brackets", Bracketing())
+    with translation.override("x-brackets"):
+        yield
+
+
+# Where the words of a page's own stand: not in cells, which show what people named, and what services and AWS say.
+OWN = ("button", "dt", "h2", "legend", "nav", "summary", "th")
+
+
+class Spoken(HTMLParser):
+    """Collects what stands in elements of the page's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, _attrs: Any) -> None:
+        if tag in OWN:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.open:
+            self.open.remove(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and has_words(data):
+            self.found.append(f"{self.open[-1]}: {data.strip()}")
+
+
+def unspoken(page: str) -> set[str]:
+    """What stands on a page in elements of its own, and in no bracket."""
+    while page != (page := re.sub("⟦[^⟦⟧]*⟧", "", page)):
+        pass
+    parser = Spoken()
+    parser.feed(re.sub(r"<(script|style)\b.*?</\1>", "", page, flags=re.DOTALL))
+    return set(parser.found)
+
+
+@pytest.fixture
+def addresses(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A vault with one of each, and the address of every page."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from page_addresses import addresses
+
+    fill.an_hsm()
+    fill.a_little(cast.actor("owner"), cast.vault)
+    return [each for each in addresses(cast.vault) if each.url]
+
+
+def test_what_does_not_go_through_gettext_is_seen() -> None:
+    page = "<nav>⟦Keys⟧</nav><dl><dt>Region</dt><dd>eu-west-1</dd></dl><button>⟦in ⟦12⟧ days⟧</button><h2>⟦Keys⟧ of x</h2>"
+    assert unspoken(page) == {"dt: Region", "h2: of x"}
+
+
+# What still comes from services and tables outside of the web layer, in English alone (docs/decisions/0010-translation.md):
+# the parts of the installation, AWS's own words in the steps for its console, kinds of operations, fields of records.
+NOT_YET = re.compile(
+    r"th: (Broker and cache|Database|Database schema|Disk|Last backup|Mail|SIEM|Workers and beat)"
+    r"|th: (answered|refused) \(requests\)|th: p\d\d \(ms\)"
+    r"|(dt|h2|nav): (\d\. )?(Address|Choose the proxy|Configure the proxy|Connect it|Create it|Custom key store name|Name the key|Open the"
+    r"|Proxy |Public endpoint|Region|Tell Keystead|VPC endpoint)"
+    r"|nav: Rotate the CloudKey|nav: [\w ]+: [\w ]+|legend: (Connectivity|Role)|summary: Vault admin"
+)
+RECORDS = {"audit-event", "appliance-audit-event", "cloud-key-activity", "xks-rules-diff"}
+"""Show fields by the names that the API gives them."""
+NAMED = re.compile(
+    r"\w+: (Payments\b.*|P|luna|part\d|pay-hyok|plain|prod|Owner|Auditor|Colleague|Outsider|Appliance|Cloud Admin Group|Team|others|all others"
+    r"|nShield|CloudHSM|Luna|SoftHSM|YubiHSM|Django|Python|SQLite|PostgreSQL.*|boto3|celery|cryptography|granian|curl|\d+ \w{3} [\d:]+)"
+)
+
+
+def test_pages_speak_through_gettext(cast: Cast, addresses: list[Any], brackets: None) -> None:
+    found: dict[str, set[str]] = {}
+    drawn = 0
+    browsers = {who: Browser(cast, who) for who in ("owner", "appliance")}
+    for each in addresses:
+        if each.name == "docs":  # our documentation, as it is written
+            continue
+        answer = browsers["appliance" if each.url.startswith("/appliance/") else "owner"].get(each.url)
+        assert answer.status_code < 500, each
+        if answer.status_code != 200 or "html" not in answer["Content-Type"]:
+            continue
+        drawn += 1
+        plain = unspoken(answer.content.decode())
+        kept = {text for text in plain if not NOT_YET.match(text)}
+        kept = {text for text in kept if not NAMED.fullmatch(text)}
+        kept = {text for text in kept if each.name not in RECORDS or not text.startswith(("th: ", "dt: "))}
+        if kept:
+            found[f"{each.name} {each.variant}"] = kept
+    assert drawn > 100
+    assert found == {}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("language", ["de", "fr-FR,fr;q=0.9", "zz", ""])
+def test_no_browser_makes_a_page_half_translated(language: str) -> None:
+    """Django and allauth bring German and French; we do not, and so nobody gets theirs."""
+    english = Client().post("/accounts/login/", {"login": "nobody", "password": ""})
+    other = Client(headers={"Accept-Language": language}).post(
+        "/accounts/login/?lang=de", {"login": "nobody", "password": ""}
+    )
+    assert "This field is required." in text_of(english)
+    assert text_of(other) == text_of(english)
+    assert '<html lang="en"' in other.content.decode()
+
+
+def test_numbers_and_dates_are_as_they_were() -> None:
+    moment = datetime(2026, 11, 23, 4, 5, 6, tzinfo=UTC)
+    template = engines["django"].from_string(
+        "{{ n }} {{ x }} {{ n|floatformat:1 }} {{ at|date:'j F Y, H:i' }} {% blocktranslate %}{{ n }} of {{ x }}{% endblocktranslate %}"
+    )
+    drawn = template.render({"n": 1234567, "x": 0.5, "at": moment})
+    assert drawn == "1234567 0.5 1234567.0 23 November 2026, 04:05 1234567 of 0.5"

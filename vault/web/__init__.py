@@ -28,7 +28,7 @@ A detail page extends page.html: blocks name (title), crumbs (<li><a>), crumb (t
 tabs ({% include "parts/tabs.html" %} with tabs=[(label, url, current)]), content. `help` in the context makes the help panel:
 {"title", "words": (...), "links": ((label, doc page),)}; documentation is served at /docs/<page>/.
 One primary action; others in <details class="menu"><summary class="button"><div class="sheet">.
-    {% load keystead %} {% action url "Disable key" icon="circle-pause" can=can_disable style="danger" dialog=True %}
+    {% load keystead %} {% action url _("Disable key") icon="circle-pause" can=can_disable style="danger" dialog=True %}
 can(actor, Permission.X, row) -> Can: false carries the reason, and the button is drawn disabled with it. Leave an action out when
 it makes no sense in that state.
 
@@ -38,7 +38,7 @@ A form
     if request.method == "POST":
         made = submit(request, form, lambda values: service(request.actor, expected_revision=form.expected, **values), target=row)
         if made is not None:                         # None: errors are on the form
-            return done(request, url, "Saved.")
+            return done(request, url, gettext("Saved."))
     return page(request, template, {"form": form}, status=form.status)
     <form method="post" class="form" id="key-set-form"{% if form.is_bound %} data-bound{% endif %}>{% csrf_token %}
       {% include "parts/fields.html" %} or {% form_problems form %}{% field form.name unit="days" %}...
@@ -66,6 +66,11 @@ htmx: links are not boosted; every page is a whole page with an address, Back wo
 hx-on: the policy refuses them. CSRF goes by header from <meta>. 422, 409 and 412 answers of forms are swapped when HX-Form is set.
 
 The command palette: add to <room>/web/palette.py; xks/web/palette.py asks them all.
+
+Words: every text that a person sees goes through gettext (docs/decisions/0010-translation.md; tests/test_translation.py looks for what
+does not). Templates: {% translate "Save" %}, {% blocktranslate with name=row.name %}...{{ name }}...{% endblocktranslate %}, counts
+by `count`, and _("...") as an argument of our tags. Python: gettext("%(name)s is made.") % {...} in views, gettext_lazy in forms,
+gettext_noop in tables of a module.
 
 A test: as tests/vault/web/test_vaults.py does, with tests.web.Browser:
     browser = Browser(cast, "owner"); browser.get(url, target="list"); browser.send(url, name="x")   # with the form's hidden fields
