@@ -274,7 +274,8 @@ RECORDS = {"audit-event", "appliance-audit-event", "cloud-key-activity", "xks-ru
 """Show fields by the names that the API gives them."""
 NAMED = re.compile(
     r"\w+: (Payments\b.*|P|luna|part\d|pay-hyok|plain|prod|Owner|Auditor|Colleague|Outsider|Appliance"
-    r"|Cloud Admin Group|Team|others|all others"
+    r"|Cloud Admin Group|Team"
+    r"|others|all others"
     r"|nShield|CloudHSM|Luna|SoftHSM|YubiHSM|Django|Python|SQLite|PostgreSQL.*|boto3|celery|cryptography|granian|curl|\d+ \w{3} [\d:]+)"
 )
 
