@@ -246,8 +246,9 @@ def unspoken(page: str) -> set[str]:
 
 
 @pytest.fixture
-def addresses(cast: Cast, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def addresses(cast: Cast, monkeypatch: pytest.MonkeyPatch, settings: Any) -> list[Any]:
     """A vault with one of each, and the address of every page."""
+    settings.KEYSTEAD_SIMULATOR = True  # off by default where the database is a PostgreSQL
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     from page_addresses import addresses
 

@@ -90,6 +90,16 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
         """The first page."""
         return reverse("home")
 
+    def send_notification_mail(
+        self,
+        template_prefix: str,
+        user: AbstractBaseUser,
+        context: dict[str, Any] | None = None,
+        email: str | None = None,
+    ) -> None:
+        """Tell a person of a change to the account. Overridden because our texts name it."""
+        super().send_notification_mail(template_prefix, user, {"user": user, **(context or {})}, email)
+
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
         """Send a notice. What it tells of has happened already, so a mail server's fault must not fail the request."""
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from django.db import connections
+
 from hsm.pkcs11 import Pkcs11KeyWrapper
 from vault.hsm import group_records, sync_group
 from xks.agent_keks import WrappedKek
@@ -34,5 +36,8 @@ def hsm_groups() -> HsmGroups:
 
 def open_kek(kek: WrappedKek) -> bytes:
     """Have the HSM open a key set's KEK.  Raises HsmError."""
-    wrapper = Pkcs11KeyWrapper(sync_group(kek.connection_id), kek.hsm_key)
-    return wrapper.decrypt(kek.blob, kek.place)
+    try:
+        group = sync_group(kek.connection_id)
+    finally:
+        connections.close_all()  # the calling thread is one of several, and looks at the database seldom
+    return Pkcs11KeyWrapper(group, kek.hsm_key).decrypt(kek.blob, kek.place)

@@ -1,8 +1,9 @@
 """KEKs of key sets that are wrapped in an HSM, opened beside the loading of everything else.
 
 A key set's KEK costs one call of the HSM, once for as long as its blob stays the same.  The calls are made by threads
-of their own, one a connection, so that an HSM that hangs or is gone holds up neither the reader nor the key sets of
-another HSM.  What could not be opened is tried again by itself, and the reader is woken when it opens.
+of their own, some for each connection, so that an HSM that hangs or is gone holds up neither the reader nor the key sets
+of another HSM, and one over a network (5 ms a call) does not make a thousand key sets wait for their turn.  What could
+not be opened is tried again by itself, and the reader is woken when it opens.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ log = structlog.get_logger("keystead.agent")
 
 FIRST_WAIT_S = 1.0
 """A load waits so long, once, for KEKs that it meets for the first time; a healthy HSM takes milliseconds."""
+AT_ONCE = 8
+"""Calls that one HSM is given at a time, at most."""
 RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 """Pauses between attempts at an HSM that does not answer."""
 
@@ -50,6 +53,20 @@ NOT_NOW = Opened(None)
 _Digest = bytes
 
 
+class _Line:
+    """What waits for one connection's HSM."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[UUID, tuple[WrappedKek, _Digest]] = {}
+        """Also what is being asked for just now, whose ids are ``taken``."""
+        self.taken: set[UUID] = set()
+        self.threads = 0
+        self.failures = 0
+        """In a row, as seen by whichever thread."""
+        self.not_before = 0.0
+        """time.monotonic() from which on it is asked again."""
+
+
 class Keks:
     """Opens KEKs and keeps them in memory; may be used from several threads."""
 
@@ -61,7 +78,7 @@ class Keks:
         self.wake = wake
         self._news = threading.Condition()
         self._known: dict[UUID, tuple[_Digest, Opened]] = {}
-        self._queues: dict[UUID, dict[UUID, tuple[WrappedKek, _Digest]]] = {}
+        self._lines: dict[UUID, _Line] = {}
         self._missed: set[UUID] = set()
         self._late: set[UUID] = set()
         self._stopping = False
@@ -115,51 +132,68 @@ class Keks:
         return known is not None and known[0] == digest
 
     def _enqueue(self, kek: WrappedKek, digest: _Digest) -> None:
-        queue = self._queues.get(kek.connection_id)
-        if queue is None:
-            queue = self._queues[kek.connection_id] = {}
-            name = f"keks-{kek.connection_id}"
-            threading.Thread(target=self._work, args=(kek.connection_id,), name=name, daemon=True).start()
-        for other in self._queues.values():
-            other.pop(kek.key_set_id, None)  # what is asked for now is all that counts
-        queue[kek.key_set_id] = (kek, digest)
+        for other in self._lines.values():
+            other.waiting.pop(kek.key_set_id, None)  # what is asked for now is all that counts
+        line = self._lines.setdefault(kek.connection_id, _Line())
+        line.waiting[kek.key_set_id] = (kek, digest)
+        if line.threads < min(AT_ONCE, len(line.waiting)):
+            line.threads += 1
+            name = f"keks-{kek.connection_id}-{line.threads}"
+            threading.Thread(target=self._work, args=(line,), name=name, daemon=True).start()
         self._news.notify_all()
 
-    def _work(self, connection_id: UUID) -> None:
-        failures = 0
-        queue = self._queues[connection_id]
+    def _take(self, line: _Line) -> tuple[WrappedKek, _Digest] | None:
+        """Wait for a KEK that no other thread is opening; None when all is to end.  The lock is held."""
+        while not self._stopping:
+            rest = line.not_before - time.monotonic()
+            # While the HSM does not answer one thread asks it, and no crowd.
+            if rest <= 0 and not (line.failures and line.taken):
+                free = next((id for id in line.waiting if id not in line.taken), None)
+                if free is not None:
+                    line.taken.add(free)
+                    return line.waiting[free]
+            self._news.wait(rest if rest > 0 and line.waiting else None)
+        return None
+
+    def _work(self, line: _Line) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: bool(queue) or self._stopping)
-                if self._stopping:
+                work = self._take(line)
+                if work is None:
                     return
-                kek, digest = next(iter(queue.values()))
+                failures = line.failures
+            kek, digest = work
             opened = self._open(kek, failures)
             with self._news:
-                if queue.get(kek.key_set_id, (None, b""))[1] == digest:
-                    self._known[kek.key_set_id] = (digest, opened)
-                    if opened is not NOT_NOW:
-                        del queue[kek.key_set_id]
-                        if kek.key_set_id in self._missed:
-                            self._missed.discard(kek.key_set_id)
-                            self._late.add(kek.key_set_id)
-                    else:
-                        queue[kek.key_set_id] = queue.pop(kek.key_set_id)  # others get their turn
-                        # The others of this HSM need not wait for their turn to be told the same.
-                        for other, (_, its_digest) in queue.items():
-                            self._known.setdefault(other, (its_digest, NOT_NOW))
+                line.taken.discard(kek.key_set_id)
+                self._note(line, kek, digest, opened, failures)
                 self._news.notify_all()
                 woken = bool(self._late)
             if woken:
                 self.wake()
-            if opened is NOT_NOW:
-                with self._news:
-                    self._news.wait_for(
-                        lambda: self._stopping, timeout=RETRY_S[min(failures, len(RETRY_S) - 1)]
-                    )
-                failures += 1
-            else:
-                failures = 0
+
+    def _note(self, line: _Line, kek: WrappedKek, digest: _Digest, opened: Opened, failures: int) -> None:
+        """Keep what the HSM has said.  The lock is held."""
+        waiting = line.waiting
+        current = waiting.get(kek.key_set_id, (None, b""))[1] == digest
+        if current:
+            self._known[kek.key_set_id] = (digest, opened)
+        if opened is NOT_NOW:
+            if failures == line.failures:  # calls made together fail together, and count once
+                line.not_before = time.monotonic() + RETRY_S[min(failures, len(RETRY_S) - 1)]
+                line.failures += 1
+            if current:
+                waiting[kek.key_set_id] = waiting.pop(kek.key_set_id)  # others get their turn
+            # The others of this HSM need not wait for their turn to be told the same.
+            for other, (_, its_digest) in waiting.items():
+                self._known.setdefault(other, (its_digest, NOT_NOW))
+            return
+        line.failures, line.not_before = 0, 0.0
+        if current:
+            del waiting[kek.key_set_id]
+            if kek.key_set_id in self._missed:
+                self._missed.discard(kek.key_set_id)
+                self._late.add(kek.key_set_id)
 
     def _open(self, kek: WrappedKek, failures: int) -> Opened:
         began = time.monotonic()

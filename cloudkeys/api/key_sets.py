@@ -428,6 +428,18 @@ class AdoptInput(StrictSerializer):
     )
 
 
+class AdoptionCheckSerializer(serializers.Serializer[Any]):
+    """What was found of a key that may be taken over."""
+
+    cka_id = serializers.CharField(
+        allow_blank=True,
+        help_text="Hex. Empty for a key without one: it is given one when it is taken over, and its attributes are looked at then.",
+    )
+    members = serializers.ListField(child=serializers.CharField())
+    rotates = serializers.BooleanField(help_text="Whether a new key would encrypt from the start.")
+    warnings = serializers.ListField(child=serializers.CharField())
+
+
 class AdoptedSerializer(CreatedMixin, serializers.Serializer[Any]):
     """The CloudKey, and what to know about the key behind it."""
 
@@ -451,6 +463,28 @@ def _adopted(request: Any, made: Made) -> dict[str, Any]:
         {"cloud_key": key, "rotated": key.versions.count() > 1, "warnings": []}
     ).data
     return data
+
+
+class KeySetAdoptCheck(ApiView):
+    """key-sets/{id}/adopt-check"""
+
+    @operation(
+        "key_sets_adopt_check",
+        summary="Look at a key of the HSM before taking it over",
+        description="An appliance admin's act. Makes every check of taking it over that changes nothing, on each member of the HSM, and "
+        "says what would be done.",
+        tag=TAG,
+        request=AdoptInput,
+        request_example={"key_label": "foo", "name": "payments-old", "region": "eu-west-1"},
+        response=AdoptionCheckSerializer,
+        example={"cka_id": "7b31c2", "members": ["token A", "token B"], "rotates": True, "warnings": []},
+        errors=(404, 409),
+    )
+    def post(self, request: Any, key_set_id: UUID) -> Response:
+        """POST"""
+        values = request.data_in
+        found = hsm_keys.check_adoption(request.actor, key_set_id, label=values.pop("key_label"), **values)
+        return Response(AdoptionCheckSerializer(found).data)
 
 
 class KeySetAdopt(ApiView):

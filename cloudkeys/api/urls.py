@@ -44,6 +44,7 @@ urlpatterns = [
     path(f"{_V1}key-sets/<uuid:key_set_id>", key_sets.KeySetDetail.as_view()),
     path(f"{_V1}key-sets/<uuid:key_set_id>/protection", key_sets.KeySetProtection.as_view()),
     path(f"{_V1}key-sets/<uuid:key_set_id>/adopt", key_sets.KeySetAdopt.as_view()),
+    path(f"{_V1}key-sets/<uuid:key_set_id>/adopt-check", key_sets.KeySetAdoptCheck.as_view()),
     path(
         f"{_V1}key-sets/<uuid:key_set_id>/use-as-external-key-store", key_sets.KeySetExternalStore.as_view()
     ),

@@ -203,9 +203,6 @@ def is_closed(key: CloudKey) -> bool:
 def _drawn(work: Operation, key: CloudKey) -> dict[str, Any]:
     title = key_views.operation_label(work)
     drawn = progress_of(work, key_url("cloud-key-now", key), title)
-    for step in drawn["steps"]:
-        if isinstance(step["at"], str):
-            step["at"] = parse_datetime(step["at"])
     # The whole part of the page refreshes itself; two timers would run against each other.
     return {**drawn, "was_live": drawn["live"], "live": False}
 

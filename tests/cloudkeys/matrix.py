@@ -264,6 +264,7 @@ CLOUDKEYS_ROWS = [
     Row("GET", KEY_SET_AT + "/protection", 200, 200, 200, 404, 404, at=_key_set),
     # The appliance admin's act; here the key set's keys do not live in an HSM.
     Row("POST", KEY_SET_AT + "/adopt", 403, 403, 403, 403, 409, at=_key_set, body=_adopted),
+    Row("POST", KEY_SET_AT + "/adopt-check", 403, 403, 403, 403, 409, at=_key_set, body=_adopted),
     Row("POST", V + "key-sets", 201, 201, 403, 404, 404, body=_new_key_set),
     Row("GET", KEY_SET_AT, 200, 200, 200, 404, 404, at=_key_set),
     Row("PATCH", KEY_SET_AT, 200, 200, 403, 404, 404, at=_key_set, if_match=True, body=_renamed),

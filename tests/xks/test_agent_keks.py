@@ -139,3 +139,74 @@ def test_a_key_of_the_wrong_length_is_no_key(opener: Opener) -> None:
     keks = Keks(opener)
     assert keks.get([short])[short.key_set_id].broken
     keks.stop()
+
+
+def test_some_are_opened_at_once_and_each_of_them_once() -> None:
+    together = threading.Barrier(agent_keks.AT_ONCE)
+    calls: list[UUID] = []
+
+    def opener(kek: WrappedKek) -> bytes:
+        calls.append(kek.key_set_id)
+        together.wait(5)  # passes only when so many are asked for at the same time
+        return kek.blob[:1] * 32
+
+    keks = Keks(opener)
+    wanted = [kek(number % 250) for number in range(5 * agent_keks.AT_ONCE)]
+    found = keks.get(wanted, wait_s=10)
+    assert all(found[each.key_set_id].wrapper is not None for each in wanted)
+    assert sorted(calls) == sorted(each.key_set_id for each in wanted)
+    keks.stop()
+
+
+def test_while_an_hsm_does_not_answer_one_thread_asks_it(
+    opener: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_keks, "RETRY_S", (0.02,))
+    under_way = most = 0
+    lock = threading.Lock()
+    gone = threading.Event()
+    tried = threading.Event()
+
+    def asked(kek: WrappedKek) -> bytes:
+        nonlocal under_way, most
+        with lock:
+            under_way += 1
+            if gone.is_set():
+                most = max(most, under_way)
+        try:
+            return opener(kek)
+        except HsmUnavailable:
+            if len(opener.calls) > 30:
+                tried.set()
+            raise
+        finally:
+            with lock:
+                under_way -= 1
+
+    opener.gone.add(HSM_A)
+    keks = Keks(asked)
+    wanted = [kek(number) for number in range(20)]
+    keks.get(wanted)
+    until(lambda: len(opener.calls) > agent_keks.AT_ONCE)  # those that were asked for at first have ended
+    gone.set()
+    assert tried.wait(10)
+    assert most == 1, "calls at once at an HSM that is known to be away"
+    opener.gone.clear()
+    until(lambda: keks.missing == 0)
+    keks.stop()
+
+
+def test_calls_that_fail_together_count_once(opener: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else eight of them would make the next try wait as long as after eight tries."""
+    monkeypatch.setattr(agent_keks, "RETRY_S", (0.02, 60.0))
+    opener.gone.add(HSM_A)
+    opener.hung[HSM_A] = threading.Event()
+    keks = Keks(opener)
+    wanted = [kek(number) for number in range(agent_keks.AT_ONCE)]
+    keks.get(wanted, wait_s=0)
+    until(lambda: len(opener.calls) == agent_keks.AT_ONCE)
+    opener.gone.clear()
+    opener.errors = {each.key_set_id: HsmUnavailable("gone") for each in wanted}
+    opener.hung.pop(HSM_A).set()
+    until(lambda: len(opener.calls) == agent_keks.AT_ONCE + 1)
+    keks.stop()

@@ -37,6 +37,15 @@ def free_port() -> int:
         return port
 
 
+def accepts(port: int) -> bool:
+    """Whether anybody listens there."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            return True
+    except ConnectionRefusedError:
+        return False
+
+
 class Running:
     """A server, its agent, and a client."""
 
@@ -105,6 +114,8 @@ def run_server(program: str = "-m", *, workers: int = 2, **environment: str) -> 
             )
             try:
                 agent.wait_applied(1, workers=workers)
+                # A worker begins to listen only after it has its keys.
+                assert wait_for(lambda: accepts(port), 20), "no worker listens"
                 yield Running(folder, agent, port, process)
             finally:
                 process.kill()

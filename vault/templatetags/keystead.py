@@ -18,6 +18,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext, ngettext
 
+from vault.browsers import browser_name
 from vault.web.frame import Can
 from vault.web.states import look
 
@@ -54,6 +55,12 @@ def pill(kind: str, state: Any, words: str = "") -> SafeString:
 def health(level: str, words: str) -> SafeString:
     """A dot with words: {% health "ok" "Answers in 9 ms" %}. Levels: ok, info, warn, danger, neutral."""
     return format_html('<span class="health {}">{}</span>', level, words)
+
+
+@register.filter
+def browser(user_agent: str) -> str:
+    """A User-Agent as a person says it: {{ session.user_agent|browser }}."""
+    return browser_name(str(user_agent))
 
 
 @register.simple_tag(takes_context=True)

@@ -16,6 +16,7 @@ from cloudkeys.operations.requests import cancel_operation, retry_operation
 from cloudkeys.schedules import MAX_EVERY
 from cloudkeys.services import credential_rotation, credentials, stores
 from cloudkeys.services.credential_rotation import RegionStatus, Rotation
+from cloudkeys.web.progress import progress_of
 from vault.actions import Action
 from vault.errors import Conflict, NotFound
 from vault.models import Vault
@@ -25,7 +26,6 @@ from vault.web import once
 from vault.web.forms import ConfirmForm, PageForm, confirm, submit
 from vault.web.frame import can, done, page, vault_page
 from vault.web.vaults import confirmation_words
-from xks.web.progress import progress_of
 from xks.web.store_frame import find_store, store_context, store_url
 from xks.web.stores import VIEW
 

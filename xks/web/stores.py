@@ -19,6 +19,7 @@ from cloudkeys.models import AwsStoreLink, CloudKey, Operation, XksCredential, X
 from cloudkeys.naming import XKS_API_PATH
 from cloudkeys.providers.connection_errors import Reason, cause_and_cure
 from cloudkeys.services import stores
+from cloudkeys.web.progress import progress_of
 from vault.actions import Action
 from vault.generations import Confirmation, bound_of, counted_workers, current_generation, wait_for_generation
 from vault.models import Vault, WorkerProcess
@@ -32,7 +33,6 @@ from vault.web.vaults import confirmation_words
 from xks.models import DoctorReport
 from xks.services import limits
 from xks.services.requests import SPANS, Course, traffic_of_store, traffic_of_vault
-from xks.web.progress import progress_of
 from xks.web.store_frame import find_store, is_simulated, store_context, store_state, store_url
 
 VIEW = Permission.XKS_STORES_VIEW

@@ -26,6 +26,7 @@ class Command(GroupCommand):
         Verb("delete", "DELETE", "key-sets/{key_set}"),
         Verb("deletion", "GET", "key-sets/{key_set}/deletion"),
         Verb("protection", "GET", "key-sets/{key_set}/protection"),
+        Verb("adopt-check", "POST", "key-sets/{key_set}/adopt-check"),
         Verb("adopt", "POST", "key-sets/{key_set}/adopt"),
         Verb("use-as-external-key-store", "POST", "key-sets/{key_set}/use-as-external-key-store"),
     )

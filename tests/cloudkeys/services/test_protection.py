@@ -511,6 +511,25 @@ def test_what_is_wrong_with_an_adoption(
         )
 
 
+def test_the_check_over_the_api_tells_and_changes_nothing(
+    cast: Cast, hsms: FakeHsms, hsm: HsmConnection
+) -> None:
+    inside = hsms.put("foo", wrap=True)
+    address = f"/api/v1/key-sets/{make_set(cast, 'hsm-resident').pk}/adopt-check"
+    body = {"key_label": "foo", "name": "payments-old", "region": "eu-west-1"}
+    api = cast.api("appliance")
+    found = api.post(address, body)
+    assert found.status_code == 200, found.content
+    told = found.json()
+    assert (told["cka_id"], told["rotates"], len(told["warnings"])) == (inside.hex(), True, 1)
+    assert told["members"] == [str(each) for each in hsm.members.all()]
+    assert api.post(address, {**body, "prior_invocations": 7}).json()["rotates"] is False
+    missing = api.post(address, {**body, "key_label": "bar"})
+    assert (missing.status_code, missing.json()["field"]) == (400, "key_label")
+    assert not CloudKey.objects.filter(name="payments-old").exists()
+    assert not AuditEvent.objects.filter(action="cloudkeys:cloud_key:adopt").exists()
+
+
 def test_a_repeated_request_adopts_once(cast: Cast, hsms: FakeHsms, hsm: HsmConnection) -> None:
     hsms.put("foo", wrap=True)
     address = f"/api/v1/key-sets/{make_set(cast, 'hsm-resident').pk}/adopt"

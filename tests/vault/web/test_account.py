@@ -106,6 +106,41 @@ def test_a_demanded_second_factor_is_set_up_and_asked_for(cast: Cast) -> None:
     assert third.get(people).status_code == 200
 
 
+@pytest.mark.django_db(transaction=True)  # mails go out when it is committed
+def test_changes_of_an_account_are_told_by_mail(cast: Cast, settings: Any) -> None:
+    settings.MAIL_CONFIGURED = True
+    browser = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+    client = Client(headers={"User-Agent": browser})
+    client.post(reverse("account_login"), {"login": "owner@example.com", "password": PASSWORD})
+    confirm(client)
+    shown = client.get(reverse("mfa_activate_totp")).content.decode()
+    secret = re.search(r'value="([A-Z2-7]{32})"', shown)
+    assert secret is not None
+    client.post(reverse("mfa_activate_totp"), {"code": code_of(secret[1])})
+    client.post(reverse("mfa_generate_recovery_codes"))
+    client.post(reverse("mfa_deactivate_totp"))
+    answer = client.post(
+        reverse("account_change_password"), {"oldpassword": PASSWORD, "password1": NEW, "password2": NEW}
+    )
+    assert answer.status_code == 302, text_of(answer)
+    told = {str(message.subject): str(message.body) for message in mail.outbox}
+    assert set(told) == {
+        "An authenticator app was added to your Keystead account",
+        "New recovery codes for Keystead",
+        "The authenticator app was removed from your Keystead account",
+        "Your Keystead password was changed",
+    }
+    for message in mail.outbox:
+        body = str(message.body)
+        assert message.to == ["owner@example.com"]
+        assert "Keystead account owner@example.com" in body
+        assert "127.0.0.1, Firefox on Linux" in body
+        assert "If it was not you" in body
+        assert "example.com!" not in body, "allauth's own greeting"
+        assert secret[1] not in body
+        assert "\n\n\n" not in body
+
+
 def test_the_pages_of_the_second_factor_open(cast: Cast) -> None:
     client, _ = sign_in("owner@example.com", PASSWORD)
     confirm(client)

@@ -14,7 +14,7 @@ import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloudkeys.simulators.aws.context import DEFAULT_REGION, AwsError
@@ -190,6 +190,7 @@ def test_a_wrong_trailer_is_refused(
 
 
 @given(st.binary(), st.text(max_size=30))
+@example(b"", "\t,\x85")  # what str.strip takes for white space
 def test_no_trailer_breaks_the_reader(trailer: bytes, announced: str) -> None:
     outcome = "accepted"
     try:
@@ -199,7 +200,7 @@ def test_no_trailer_breaks_the_reader(trailer: bytes, announced: str) -> None:
 
     # Nothing announced and nothing there is right; a checksum that is announced is never guessed.
     assert outcome in ("MalformedTrailerError", "BadDigest", "InvalidRequest", "NotImplemented") or (
-        outcome == "accepted" and not announced.strip(", ")
+        outcome == "accepted" and not announced.replace(",", " ").strip()
     )
 
 
