@@ -1,8 +1,8 @@
 """Every page there is, with nothing to show, a little, and a lot: axe-core finds nothing, and nothing is told on the console.
 
 Pages are those of the URL tables (scripts/page_addresses.py): a new one is drawn here without a line being added. What answers with a
-redirect, a file, a part of a page or 405 is no page. Each page is loaded once and looked at three ways: wide and light by all of axe-core,
-wide and dark for contrast, and narrow for whether it fits. `make test` draws all pages with a little and the lists with nothing and a lot;
+redirect, a file, a part of a page or 405 is no page. Each page is loaded once and looked at wide by all of axe-core, and narrow for whether
+it fits; the lists also in the dark, for contrast. `make test` draws all pages with a little and the lists with nothing and a lot;
 `make test-long` draws all of them in all three, each width and scheme loaded anew and looked at by all of axe-core.
 """
 
@@ -113,7 +113,8 @@ async def draw(page: Page, drawn: Drawn, width: int, thorough: bool) -> str:
         await look(page)
         await fits(page, width)
         if not thorough:
-            await look_in_the_dark(page)
+            if drawn.name in LISTS:
+                await look_in_the_dark(page)
             await page.set_viewport_size({"width": 400, "height": 900})
             await fits(page, 400)
             await page.set_viewport_size({"width": width, "height": 900})

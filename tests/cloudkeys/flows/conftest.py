@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from tests.cloudkeys.cloud import Aws, World, aws, new_world, proxy, simulated_account, tls_files, xks_workers
+from tests.cloudkeys.crashing import crash_stride
 from vault.actors import Actor
 from vault.models import Vault
 
-__all__ = ["aws", "proxy", "tls_files", "xks_workers"]
+__all__ = ["aws", "crash_stride", "proxy", "tls_files", "xks_workers"]
 
 
 @pytest.fixture

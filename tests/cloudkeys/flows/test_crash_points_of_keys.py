@@ -19,7 +19,11 @@ from vault.actors import Actor
 from vault.keys import unseal
 from vault.models import Vault
 
-pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.slow,
+    pytest.mark.usefixtures("crash_stride"),
+]
 
 
 @pytest.fixture

@@ -422,6 +422,7 @@ def test_a_rotation_that_failed_is_not_begun_again_at_once(linked: World) -> Non
 
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("crash_stride")
 def test_killed_after_every_call_and_every_commit(
     owner: Actor, payments: Vault, aws: Aws, xks_workers: Any
 ) -> None:
