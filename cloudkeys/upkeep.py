@@ -17,7 +17,7 @@ from cloudkeys.flows.targets import account_of_key, save_gone, save_pointer
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, Operation, XksKeyStore
 from cloudkeys.operations.errors import OperationError
 from cloudkeys.operations.requests import start_operation
-from cloudkeys.providers import open_provider, test_account
+from cloudkeys.providers import open_provider, probe_account
 from cloudkeys.providers.base import ProviderError
 from cloudkeys.services import credential_rotation
 from cloudkeys.services.accounts import record_account_health
@@ -179,7 +179,7 @@ def look_at_due_accounts(actor: Actor, limit: int = 20) -> int:
         if not taken.update(health_checked_at=now):
             continue
         try:
-            outcome = test_account(account)
+            outcome = probe_account(account)
         except ProviderError as error:
             record_account_health(actor, account.pk, error)
         else:

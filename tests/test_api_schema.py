@@ -182,7 +182,7 @@ def cases() -> list[Any]:
 def test_schema(row: Row, mode: GenerationMode, world: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     if row.patch:
         row.patch(monkeypatch)
-    run(row, world, mode, 4)
+    run(row, world, mode, 3)
 
 
 @pytest.mark.long

@@ -52,6 +52,7 @@ class Gate:
     def __init__(self, member_id: UUID) -> None:
         self.member_id = member_id
         self.is_open = False
+        self._uncompared = ""
         self._others: tuple[UUID, ...] = ()
         self._needed: tuple[str, ...] = ()
         self._since = 0.0
@@ -130,10 +131,24 @@ class Gate:
             True, "It serves without having been compared since its start: no other member answers."
         )
 
-    def open(self) -> None:
+    def open(self, verdict: Verdict) -> None:
         """Give the waiting socket its usual name. Raises OSError."""
         os.rename(waiting_path(self.member_id), socket_path(self.member_id))
         self.is_open = True
+        self._uncompared = verdict.message
+
+    def uncompared(self) -> str:
+        """What is to be told of a member that serves without having been compared; empty once another one answers.
+
+        Those two are then compared by the watch of their connection (vault/hsm_watch.py). Asks HSMs' helpers.
+        """
+        if self._uncompared:
+            others = [found for each in self._others if (found := _answering(each)) is not None]
+            for client in others:
+                client.close()
+            if others:
+                self._uncompared = ""
+        return self._uncompared
 
 
 def _answering(member_id: UUID) -> SyncMember | None:

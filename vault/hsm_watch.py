@@ -24,9 +24,9 @@ from hsm.compare import Comparison, compare
 from vault.actions import Action
 from vault.actors import Actor
 from vault.changes import change
-from vault.hsm_keeper import SLOW_MS, round_trip
 from vault.hsm_keys import Reached, check_flags, holds, leave, reach, remove_orphans, spread_key
 from vault.hsm_locked import first_line
+from vault.hsm_member import SLOW_MS, round_trip
 from vault.hsm_sight import conclude
 from vault.models import AuditEvent, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember
 

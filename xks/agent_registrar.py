@@ -62,6 +62,7 @@ class Registrar(threading.Thread):
         self._registry = registry
         self._state = state
         self._told: tuple[Refusal | None, list[dict[str, str]]] | None = None
+        self._refused: Refusal | None = None
         self._seen = seen
         self._failed = failed
         self._generation = generation
@@ -236,10 +237,13 @@ class Registrar(threading.Thread):
         alarms, past = self._state.take_alarms()
         if (refusal, alarms) == self._told and not past:
             return
-        self._registry.tell(refusal, alarms, past)
-        self._told = (refusal, alarms)
+        # Once, when a refusal begins: it may be over by now, and what workers confirm after that is to be kept.  It cannot
+        # be at its first telling, since an operator accepts what was told, and this thread brings the word of that.
+        begins = refusal is not None and refusal != self._refused
+        self._registry.tell(refusal, alarms, past, forget_confirmed=begins)
+        self._told, self._refused = (refusal, alarms), refusal
         self._state.told(past)
-        if refusal is not None:
+        if begins:
             for entry in entries.values():
                 entry.confirmed = entry.written = None
 

@@ -200,8 +200,18 @@ class Registry:
         """Note what the worker is about: one of WorkerProcess.State."""
         WorkerProcess.objects.filter(node=self._own(), instance=str(process)).update(state=state)
 
-    def tell(self, refusal: Refusal | None, alarms: list[dict[str, str]], past: list[dict[str, str]]) -> None:
-        """Write what the node refuses, and what is wrong with it, into its row; what is new or over is an audit event."""
+    def tell(
+        self,
+        refusal: Refusal | None,
+        alarms: list[dict[str, str]],
+        past: list[dict[str, str]],
+        *,
+        forget_confirmed: bool = False,
+    ) -> None:
+        """Write what the node refuses, and what is wrong with it, into its row; what is new or over is an audit event.
+
+        ``forget_confirmed``: what its workers have confirmed was of another history.
+        """
         node = self._own()
         with transaction.atomic():
             Node.objects.filter(pk=node.pk).update(
@@ -209,8 +219,7 @@ class Registry:
                 refused_from=refusal.held if refusal is not None else None,
                 refused_generation=refusal.found if refusal is not None else None,
             )
-            if refusal is not None:
-                # What they confirmed was of another history.
+            if forget_confirmed:
                 WorkerProcess.objects.filter(node=node).update(applied_generation=0)
             actor = Actor.system("agent", f"agent of {self.name}")
             known = {alarm["code"] for alarm in alarms}

@@ -277,7 +277,7 @@ class CspAccountTest(ApiView):
     )
     def post(self, request: Any, account_id: UUID) -> Response:
         """POST"""
-        row = accounts.test_csp_account(request.actor, account_id)
+        row = accounts.probe_csp_account(request.actor, account_id)
         return detail(row, CspAccountSerializer(row).data)
 
 

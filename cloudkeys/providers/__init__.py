@@ -19,7 +19,7 @@ __all__ = [
     "least_privilege_policy",
     "list_principals",
     "open_provider",
-    "test_account",
+    "probe_account",
 ]
 
 PROVIDERS: dict[str, Callable[[Credentials], Provider]] = {"aws": aws.AwsProvider}
@@ -50,12 +50,9 @@ def open_provider(
     )
 
 
-def test_account(account: CspAccount) -> AccountReport:
+def probe_account(account: CspAccount) -> AccountReport:
     """Identity, and action by action what the credential may do. Changes nothing. Raises ProviderError."""
-    return open_provider(account).test_access()
-
-
-setattr(test_account, "__test__", False)  # noqa: B010 - no test, whatever pytest thinks of its name
+    return open_provider(account).probe_access()
 
 
 def least_privilege_policy(account: CspAccount) -> dict[str, Any]:

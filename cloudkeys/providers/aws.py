@@ -65,9 +65,9 @@ class AwsProvider:
         """GetCallerIdentity, asked anew."""
         return self._connection.identity(fresh=True)
 
-    def test_access(self) -> AccountReport:
+    def probe_access(self) -> AccountReport:
         """Identity, and every action of aws_policy.NEEDS."""
-        return aws_access.test_access(self._connection, self._credentials.role_arn)
+        return aws_access.probe_access(self._connection, self._credentials.role_arn)
 
     def least_privilege_policy(self) -> dict[str, Any]:
         """The IAM policy, for any account number when that is not known yet."""

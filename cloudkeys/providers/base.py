@@ -234,7 +234,7 @@ class Provider(Protocol):
         """Whose credential this is."""
         ...
 
-    def test_access(self) -> AccountReport:
+    def probe_access(self) -> AccountReport:
         """What the credential may do, action by action. Changes nothing."""
         ...
 

@@ -50,7 +50,7 @@ def create_csp_account(
     external_id: str = "",
     rotation_schedule: Mapping[str, Any] | None = None,
 ) -> CspAccount:
-    """Store a credential, sealed. It is not tried here: `test_csp_account` does that. Raises ValidationFailed."""
+    """Store a credential, sealed. It is not tried here: `probe_csp_account` does that. Raises ValidationFailed."""
     actor.require(Permission.CSP_ACCOUNTS_MANAGE, vault)
     require_live_vault(vault)
     if provider not in PROVIDERS:
@@ -151,14 +151,14 @@ def delete_csp_account(actor: Actor, account_id: UUID, *, expected_revision: int
             raise Conflict("This CSP account is still used.", cure="Delete its key sets first.") from None
 
 
-def test_csp_account(actor: Actor, account_id: UUID) -> CspAccount:
+def probe_csp_account(actor: Actor, account_id: UUID) -> CspAccount:
     """Ask the cloud who we are and, action by action, what we may do; the outcome is kept as the account's health.
 
     A credential that does not work is an outcome, not an error: `health` FAILING with cause and cure in the detail.
     """
     account: CspAccount = actor.fetch(CspAccount, account_id, Permission.CSP_ACCOUNTS_MANAGE)
     try:
-        outcome: AccountReport | ProviderError = providers.test_account(account)
+        outcome: AccountReport | ProviderError = providers.probe_account(account)
     except ProviderError as error:
         outcome = error
     return record_account_health(actor, account.pk, outcome)
@@ -201,9 +201,6 @@ def record_account_health(
                 outcome=AuditEvent.Outcome.FAILURE if failing else AuditEvent.Outcome.SUCCESS,
             )  # fmt: skip
     return account
-
-
-setattr(test_csp_account, "__test__", False)  # noqa: B010 - no test, whatever pytest thinks of its name
 
 
 def least_privilege_policy(actor: Actor, account_id: UUID) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from django.conf import settings
 
 from cloudkeys.models import CspAccount
 from cloudkeys.providers.aws_policy import least_privilege_policy
-from cloudkeys.services.accounts import create_csp_account, test_csp_account
+from cloudkeys.services.accounts import create_csp_account, probe_csp_account
 from cloudkeys.services.rows import require_live_vault
 from cloudkeys.simulators.aws import bootstrap, product
 from vault.actors import Actor
@@ -83,7 +83,7 @@ def try_simulator(actor: Actor, vault: Vault) -> TrialAccount:
             secret_access_key=secret,
             default_region=region,
         )
-    return TrialAccount(test_csp_account(actor, account.pk), created=True)
+    return TrialAccount(probe_csp_account(actor, account.pk), created=True)
 
 
 def _new_access_key(user_name: str) -> tuple[str, Secret, str]:

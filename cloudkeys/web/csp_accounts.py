@@ -372,7 +372,7 @@ def account_test(request: Any, vault: Vault, account_id: UUID) -> HttpResponse:
     row = _fetch(request, vault, account_id)
     if request.method != "POST":
         return done(request, url)
-    row = accounts.test_csp_account(request.actor, row.pk)
+    row = accounts.probe_csp_account(request.actor, row.pk)
     words = {
         CspAccount.Health.OK: gettext("Tested: the credential works and may do all that Keystead needs."),
         CspAccount.Health.DEGRADED: gettext("Tested: the credential works, but lacks permissions."),

@@ -165,6 +165,7 @@ def uses(vault: Any, key: Any, days: int) -> None:
     from django.utils import timezone
 
     from xks.models import Traffic, UsageHour, XksRequest
+    from xks.request_partitions import day_of, ensure_partitions
 
     now = timezone.now().replace(minute=0, second=0, microsecond=0)
     arn = "arn:aws:sts::111122223333:assumed-role/app-prod/session"
@@ -187,6 +188,7 @@ def uses(vault: Any, key: Any, days: int) -> None:
         )
         for back in range(1, 24)
     )
+    ensure_partitions([day_of(now)])
     chain = uuid4()
     XksRequest.objects.bulk_create(
         XksRequest(

@@ -40,7 +40,7 @@ At = Callable[[Cast], dict[str, Any]]
 
 def no_cloud(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers in place of the cloud: what an account may do, and who is in it."""
-    monkeypatch.setattr(providers, "test_account", lambda account: AccountReport(Identity(ACCOUNT, ADA), ()))
+    monkeypatch.setattr(providers, "probe_account", lambda account: AccountReport(Identity(ACCOUNT, ADA), ()))
     monkeypatch.setattr(providers, "list_principals", lambda account: [])
 
 
@@ -225,7 +225,7 @@ def no_simulator(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trial, "simulator_offered", lambda: True)
     patch.setattr(settings, "KEYSTEAD_SIMULATOR", True)
     patch.setattr(trial, "_new_access_key", lambda user_name: made)
-    patch.setattr(trial, "test_csp_account", lambda actor, account_id: CspAccount.objects.get(pk=account_id))
+    patch.setattr(trial, "probe_csp_account", lambda actor, account_id: CspAccount.objects.get(pk=account_id))
 
 
 def _adopted(cast: Cast) -> dict[str, Any]:

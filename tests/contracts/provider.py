@@ -88,7 +88,7 @@ class ProviderContract:
         assert identity.account_id in identity.arn
 
     def test_access_names_every_action_with_its_feature(self, cloud: Cloud) -> None:
-        report = cloud.provider.test_access()
+        report = cloud.provider.probe_access()
         assert report.ok
         assert {check.result for check in report.checks} == {"allowed"}
         assert all(check.action and check.feature for check in report.checks)

@@ -17,9 +17,9 @@ from vault import hsm, hsm_gate
 from vault.hsm_groups import client_of, socket_path
 from vault.hsm_keys import leave, reach
 from vault.keys import ensure_root_key
-from vault.models import HsmConnection, Installation
+from vault.models import HsmConnection, HsmMember, Installation
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -106,14 +106,22 @@ def test_a_member_that_comes_back_as_it_was_serves_at_once_also_with_all_started
 def test_the_last_member_that_answers_serves_after_a_while(two, monkeypatch):
     monkeypatch.setattr(hsm_gate, "ALONE_AFTER_S", 2.0)
     _row, (first, _), (one, other), key = serving(two)
-    monkeypatch.setattr(other, "_start", lambda rows: None)  # its token stays away
-    os.kill(other.running.pid, signal.SIGKILL)
-    until(lambda: other.running is None)
-    restart(one)
-    assert not one.gate.is_open
-    until(lambda: one.gate.is_open, 15)
-    with closing(client_of(first)) as client:
-        assert client.encrypt(key, b"value", b"aad", verify=False, timeout_s=5).ciphertext
+    with monkeypatch.context() as away:
+        away.setattr(other, "_start", lambda rows: None)  # its token stays away
+        os.kill(other.running.pid, signal.SIGKILL)
+        until(lambda: other.running is None)
+        restart(one)
+        assert not one.gate.is_open
+        until(lambda: one.gate.is_open, 15)
+        with closing(client_of(first)) as client:
+            assert client.encrypt(key, b"value", b"aad", verify=False, timeout_s=5).ciphertext
+        # Whoever looks at the HSM sees it, until there is somebody to be compared with.
+        one.check_now()
+        until(lambda: "without having been compared" in HsmMember.objects.get(pk=first.pk).message)
+        assert HsmMember.objects.get(pk=first.pk).state == HsmMember.State.DEGRADED
+    until(lambda: other.running is not None and other.gate.is_open, 30)
+    one.check_now()
+    until(lambda: HsmMember.objects.get(pk=first.pk).state == HsmMember.State.ACTIVE, 30)
 
 
 def test_an_only_member_waits_for_nobody(monkeypatch, root_file):

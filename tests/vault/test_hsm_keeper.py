@@ -17,8 +17,8 @@ from hsm import wire
 from tests.vault.hsm_world import ACTOR, PIN, hsm_world, until
 from vault import hsm, hsm_pins
 from vault.errors import Conflict
-from vault.hsm_keeper import MemberWatch
 from vault.hsm_keys import leave, reach
+from vault.hsm_member import MemberWatch
 from vault.hsm_watch import compare_members, sweep_keys
 from vault.keys import ensure_root_key
 from vault.models import AuditEvent, HsmConnection, HsmKey, HsmKeyPlacement, HsmMember, Installation
@@ -31,7 +31,7 @@ from vault.services.hsm import (
 )
 
 test_connection.__test__ = False  # type: ignore[attr-defined]
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from vault.secret import Secret
 from vault.services.hsm import MemberSpec, change_pin, create_connection, update_connection
 from vault.services.hsm import test_connection as run_test
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 WRONG = "0000-Wrong-Kettle"
 
 

@@ -24,7 +24,7 @@ from vault.rewrap import RewrapRefused, move_root_to_hsm, rewrap_root
 from vault.services.hsm import delete_connection, update_connection
 from vault.services.root_key_move import ask_for_move, do_asked_moves
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 class Killed(BaseException):

@@ -177,6 +177,7 @@ class Worker:
         self.generation = 0
         self.leases: list[wire.Lease] = []
         self.deltas: list[wire.Delta] = []
+        self.root_problems: list[str] = []
 
     def __enter__(self) -> Worker:
         self.connect()
@@ -228,6 +229,8 @@ class Worker:
                 self.leases.append(message)
             case wire.Delta():
                 self._apply(message)
+            case wire.HsmGroups():
+                self.root_problems.append(message.root_problem)
         return message
 
     def _apply(self, delta: wire.Delta) -> None:

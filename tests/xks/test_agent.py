@@ -33,6 +33,7 @@ from tests.xks.agent_world import (
     make_vault,
     material,
 )
+from vault import keys
 from vault.actors import Actor
 from vault.generations import counted_workers, wait_for_generation
 from vault.models import AuditEvent, Generation, GenerationChange, Node, WorkerProcess
@@ -265,6 +266,33 @@ def test_restarted_agent_drops_workers_that_are_provably_gone(folder: Path, stor
     Registry("node-a", "test", max_staleness_s=60).enter()
 
     assert {row.instance for row in counted_workers()} == {str(alive), str(elsewhere), str(unseen)}
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [(keys.RootKeyAway, agent_reader.HSM_AWAY), (keys.RootKeyMissing, agent_reader.ROOT_UNUSABLE)],
+)
+def test_workers_are_told_why_there_are_no_keys_while_the_root_key_is_away(
+    folder: Path, store: XksKeyStore, monkeypatch: pytest.MonkeyPatch, error: type[Exception], told: str
+) -> None:
+    away, load = threading.Event(), agent_reader.load_everything
+    away.set()
+
+    def load_unless_away(*arguments: Any) -> Any:
+        if away.is_set():
+            raise error("The HSM has been unplugged.", "Plug it in.")
+        return load(*arguments)
+
+    monkeypatch.setattr(agent_reader, "load_everything", load_unless_away)
+    with RunningAgent(folder) as agent, Worker(agent.socket_path) as worker:
+        worker.hear_until(lambda: told in worker.root_problems)
+        assert not worker.leases
+        node = until(lambda: Node.objects.exclude(alarms=[]).first())
+        assert [alarm["code"] for alarm in node.alarms] == ["ROOT_KEY"]
+        away.clear()
+        worker.hear_until(lambda: worker.leases and worker.root_problems[-1] == "")
+        assert worker.stores, "it recovers without a restart"
+        until(lambda: not Node.objects.get().alarms)
 
 
 def test_older_database_is_refused_until_an_operator_accepts_it(

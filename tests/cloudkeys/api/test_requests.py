@@ -210,7 +210,7 @@ def test_a_cloud_that_refuses_is_a_502_with_cause_and_cure(
         )  # fmt: skip
 
     monkeypatch.setattr(providers, "list_principals", refuse)
-    monkeypatch.setattr(providers, "test_account", refuse)
+    monkeypatch.setattr(providers, "probe_account", refuse)
     account = owned_account(cast)
     answer = cast.api("owner").get(f"/api/v1/csp-accounts/{account.pk}/iam-principals")
     problem = answer.json()

@@ -35,11 +35,11 @@ ONLY_LOOK = json.dumps(
 
 
 def results(provider: AwsProvider) -> dict[str, str]:
-    return {check.action: check.result for check in provider.test_access().checks}
+    return {check.action: check.result for check in provider.probe_access().checks}
 
 
 def test_a_denied_action_is_named_with_the_feature_that_needs_it(new_user: NewUser) -> None:
-    report = AwsProvider(new_user(policy=DENY_ALIASES)).test_access()
+    report = AwsProvider(new_user(policy=DENY_ALIASES)).probe_access()
     assert not report.ok
     assert [(check.action, check.feature) for check in report.denied] == [
         ("kms:CreateAlias", "Aliases equal to CloudKey names")

@@ -106,8 +106,8 @@ def test_a_connection_test_becomes_the_accounts_health(
                 raise value
             return value
 
-        monkeypatch.setattr(providers, "test_account", answer)
-        return accounts.test_csp_account(owner, account.pk)
+        monkeypatch.setattr(providers, "probe_account", answer)
+        return accounts.probe_csp_account(owner, account.pk)
 
     fine = outcome(report())
     assert (fine.health, fine.cloud_account_id, fine.principal_arn) == ("OK", ACCOUNT, ADA)
@@ -129,7 +129,7 @@ def test_rotation_is_an_operation(owner: Actor, account: CspAccount) -> None:
 
 
 def test_who_may(auditor: Actor, outsider: Actor, account: CspAccount) -> None:
-    for act in (accounts.test_csp_account, accounts.rotate_csp_credential, accounts.delete_csp_account):
+    for act in (accounts.probe_csp_account, accounts.rotate_csp_credential, accounts.delete_csp_account):
         with pytest.raises(PermissionDenied):
             act(auditor, account.pk)
         with pytest.raises(NotFound):

@@ -44,7 +44,7 @@ FIELDS = {
 def answers(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     """AWS says that one permission is missing; the simulator is off."""
     settings.KEYSTEAD_SIMULATOR = False
-    monkeypatch.setattr(providers, "test_account", lambda account: REPORT)
+    monkeypatch.setattr(providers, "probe_account", lambda account: REPORT)
 
 
 def at(cast: Cast, name: str = "csp-accounts", **more: Any) -> str:
@@ -193,7 +193,7 @@ def test_a_credential_that_does_not_work_has_cause_and_cure(
             permanent=True,
         )
 
-    monkeypatch.setattr(providers, "test_account", refuse)
+    monkeypatch.setattr(providers, "probe_account", refuse)
     account = new_account(cast.actor("owner"), cast.vault)
     owner = Browser(cast, "owner")
     page = at(cast, "csp-account", account_id=account.pk)

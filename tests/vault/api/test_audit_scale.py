@@ -18,7 +18,7 @@ from vault.api.audit_events import EVENTS
 from vault.api.listing import paginate
 from vault.models import AuditEvent
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.slow]
 SOMEBODY = str(uuid4())
 
 

@@ -55,6 +55,7 @@ def test_every_endpoint_is_in_the_openapi_document() -> None:
     assert described == real
 
 
+@pytest.mark.slow  # as a whole; who may do what does not depend on the database, so that once is enough
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_cast(row: Row, cast: Cast, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of the cast asks in turn, in a world that is set back in between."""
