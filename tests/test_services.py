@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.vault.serving import is_alive, listens
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
@@ -38,21 +40,6 @@ def run_program() -> subprocess.Popen[str]:
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "scripts/services.py"), sys.executable, "-c", PROGRAM]
     return subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process exists and is not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def listens(port: int) -> bool:
-    """Tell whether something listens on a loopback port."""
-    wanted = f"0100007F:{port:04X}"
-    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
-    return any(line.split()[1] == wanted and line.split()[3] == "0A" for line in lines)
 
 
 @pytest.fixture

@@ -142,12 +142,12 @@ class Gate:
 
         Those two are then compared by the watch of their connection (vault/hsm_watch.py). Asks HSMs' helpers.
         """
-        if self._uncompared:
-            others = [found for each in self._others if (found := _answering(each)) is not None]
-            for client in others:
+        for each in self._others if self._uncompared else ():
+            client = _answering(each)
+            if client is not None:
                 client.close()
-            if others:
                 self._uncompared = ""
+                break
         return self._uncompared
 
 

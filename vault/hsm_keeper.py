@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -21,13 +21,11 @@ from hsm.spawning import spawn
 from vault import env
 from vault.hsm_groups import run_folder
 from vault.hsm_locked import first_line
-from vault.hsm_member import MemberWatch, Spawn
+from vault.hsm_member import LOOK_S, MemberWatch, Spawn
 from vault.hsm_watch import ConnectionWatch
 from vault.models import HsmMember
 
 log = structlog.get_logger("keystead.hsm")
-
-LOOK_S: Final = 1.0
 
 
 class Keeper:

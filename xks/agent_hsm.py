@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from django.db import connections
-
 from hsm.pkcs11 import Pkcs11KeyWrapper
 from vault.hsm import group_records, sync_group
+from xks.agent_database import close_own_connection
 from xks.agent_keks import WrappedKek
 from xks.wire import HsmGroupRecord, HsmGroups, HsmMemberRecord
 
@@ -39,5 +38,5 @@ def open_kek(kek: WrappedKek) -> bytes:
     try:
         group = sync_group(kek.connection_id)
     finally:
-        connections.close_all()  # the calling thread is one of several, and looks at the database seldom
+        close_own_connection()  # the calling thread is one of several, and looks at the database seldom
     return Pkcs11KeyWrapper(group, kek.hsm_key).decrypt(kek.blob, kek.place)

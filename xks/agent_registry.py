@@ -206,7 +206,7 @@ class Registry:
         alarms: list[dict[str, str]],
         past: list[dict[str, str]],
         *,
-        forget_confirmed: bool = False,
+        forget_confirmed: bool,
     ) -> None:
         """Write what the node refuses, and what is wrong with it, into its row; what is new or over is an audit event.
 

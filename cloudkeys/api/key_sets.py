@@ -428,6 +428,9 @@ class AdoptInput(StrictSerializer):
     )
 
 
+_ADOPTED_KEY = {"key_label": "foo", "name": "payments-old", "region": "eu-west-1"}
+
+
 class AdoptionCheckSerializer(serializers.Serializer[Any]):
     """What was found of a key that may be taken over."""
 
@@ -475,7 +478,7 @@ class KeySetAdoptCheck(ApiView):
         "says what would be done.",
         tag=TAG,
         request=AdoptInput,
-        request_example={"key_label": "foo", "name": "payments-old", "region": "eu-west-1"},
+        request_example=_ADOPTED_KEY,
         response=AdoptionCheckSerializer,
         example={"cka_id": "7b31c2", "members": ["token A", "token B"], "rotates": True, "warnings": []},
         errors=(404, 409),
@@ -498,7 +501,7 @@ class KeySetAdopt(ApiView):
         "encrypted with it stays readable. Refused for a key that Keystead uses already.",
         tag=TAG,
         request=AdoptInput,
-        request_example={"key_label": "foo", "name": "payments-old", "region": "eu-west-1"},
+        request_example=_ADOPTED_KEY,
         response=AdoptedSerializer,
         status=201,
         example={"cloud_key": KEY, "rotated": True, "warnings": [], "idempotency_replayed": False},

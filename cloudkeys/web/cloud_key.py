@@ -14,7 +14,7 @@ from django.http import HttpResponse
 from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
-from django.utils.translation import gettext, gettext_noop
+from django.utils.translation import gettext, gettext_noop, ngettext
 
 from cloudkeys import naming
 from cloudkeys.models import CloudKey, CspAccount, Operation
@@ -110,11 +110,12 @@ def deletes_in(key: CloudKey) -> str:
     left = key.delete_after - timezone.now()
     if left.total_seconds() <= 0:
         return gettext("Deletion window over")
-    return (
-        gettext("Deletes in %(days)s days") % {"days": left.days}
-        if left.days > 1
-        else gettext("Deletes in %(int)s hours") % {"int": int(left.total_seconds() // 3600)}
-    )
+    if left.days > 1:
+        return ngettext("Deletes in %(count)s day", "Deletes in %(count)s days", left.days) % {
+            "count": left.days
+        }
+    hours = max(1, round(left.total_seconds() / 3600))
+    return ngettext("Deletes in %(count)s hour", "Deletes in %(count)s hours", hours) % {"count": hours}
 
 
 def allowed(request: Any, key: CloudKey) -> dict[str, Can]:
@@ -259,11 +260,11 @@ def _entry(key: CloudKey, moment: key_views.Moment, event: AuditEvent | None) ->
     if verb == "confirm":
         told = moment.detail
         words.append(
-            gettext("%(told)s of %(told_2)s workers, within %(told_3)s ms")
+            gettext("%(confirmed)s of %(counted)s workers, within %(milliseconds)s ms")
             % {
-                "told": told.get("confirmed"),
-                "told_2": told.get("counted"),
-                "told_3": told.get("milliseconds"),
+                "confirmed": told.get("confirmed"),
+                "counted": told.get("counted"),
+                "milliseconds": told.get("milliseconds"),
             }
         )
     changes = tuple(

@@ -74,9 +74,8 @@ class KeyForm(RotationFields, ExpirationFields):
         ending = expiration_words(parse_expiration(key_set.expiration))
         for name, words in (("rotation", rotation), ("ending", ending)):
             field = self.fields[name]
-            told = gettext("As the key set says, now and whenever that changes: %(words)s%(words_2)s") % {
-                "words": words[:1].lower(),
-                "words_2": words[1:],
+            told = gettext("As the key set says, now and whenever that changes: %(words)s") % {
+                "words": words[:1].lower() + words[1:]
             }
             field.choices = [(INHERITED, told), *list(field.choices)]  # type: ignore[attr-defined]
             field.initial = INHERITED

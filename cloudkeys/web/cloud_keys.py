@@ -10,12 +10,13 @@ from urllib.parse import urlencode
 from django.http import HttpResponse, QueryDict
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.translation import gettext, gettext_noop, ngettext
+from django.utils.translation import gettext, gettext_noop
 
 from cloudkeys.api.key_shapes import DUE, KEYS
 from cloudkeys.models import CloudKey, CspAccount, KeySet, XksKeyStore
 from cloudkeys.services import uses
 from cloudkeys.services.trial import simulator_offered
+from cloudkeys.web.cloud_key import deletes_in
 from vault.models import SavedView, Vault
 from vault.permissions import Permission
 from vault.web.frame import Can, can, vault_page
@@ -152,14 +153,7 @@ def _dress(found: ListPage) -> None:
     for row in found.rows:
         row.last_used_at = used.get(row.pk)
         row.shown_state = "BLOCKED" if row.blocked and row.state == CloudKey.State.ENABLED else row.state
-        row.state_words = ""
-        if row.state == CloudKey.State.PENDING_DELETION and row.delete_after is not None:
-            days = max(0, (row.delete_after - now).days)
-            row.state_words = (
-                ngettext("Deletes in %(days)s day", "Deletes in %(days)s days", days) % {"days": days}
-                if days
-                else gettext("Deletes today")
-            )
+        row.state_words = deletes_in(row)
         row.is_late = (
             row.state == CloudKey.State.ENABLED
             and row.next_rotation_at is not None

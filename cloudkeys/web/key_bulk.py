@@ -18,6 +18,7 @@ from cloudkeys.models import CloudKey, Operation
 from cloudkeys.services import bulk, uses
 from cloudkeys.web import key_selection
 from cloudkeys.web.cloud_keys import HELP
+from cloudkeys.web.progress import operation_url
 from cloudkeys.web.schedules import RotationFields
 from vault.errors import Conflict, NotFound
 from vault.generations import Confirmation, current_generation, wait_for_generation
@@ -343,7 +344,7 @@ def _progress(work: Operation) -> dict[str, Any]:
         "confirmation": _confirmation() if action in _PROVEN and not under_way and done_rows else None,
         "again_url": again,
         "part_url": reverse("cloud-keys-work", args=[work.vault_id, work.pk]),
-        "operation_url": maybe_url("operation", vault_id=work.vault_id, operation_id=work.pk),
+        "operation_url": operation_url(work),
     }
 
 

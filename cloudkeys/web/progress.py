@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.urls import NoReverseMatch, reverse
 from django.utils.dateparse import parse_datetime
 from django.utils.translation import gettext
 
 from cloudkeys.models import Operation
 from cloudkeys.operations.kinds import KINDS
+from vault.web.palette import maybe_url
 
 
 def progress_of(operation: Operation, url: str, title: str = "", *, id: str = "") -> dict[str, Any]:
@@ -66,7 +66,4 @@ def _step(operation: Operation, number: int, under_way: bool) -> dict[str, Any]:
 
 def operation_url(operation: Operation) -> str:
     """Its page; empty while there is none."""
-    try:
-        return reverse("operation", kwargs={"vault_id": operation.vault_id, "operation_id": operation.pk})
-    except NoReverseMatch:
-        return ""
+    return maybe_url("operation", vault_id=operation.vault_id, operation_id=operation.pk)

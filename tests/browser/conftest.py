@@ -26,12 +26,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from tests.cast import PASSWORD
 from tests.vault.serving import PROBE_EVERY, ROOT, Place, place, wait_for
 
 CHROMIUM = Path("/usr/bin/chromium")
+# How long a page may take to show what is expected: generous, because the machine runs other tests beside.
+expect.set_options(timeout=20_000)
 
 
 @dataclass(frozen=True)

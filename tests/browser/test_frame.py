@@ -134,7 +134,8 @@ def test_theme_and_drawer(signed_in_page: Callable[..., Page]) -> None:
     assert_accessible(page)
     page.keyboard.press("Escape")
     page.get_by_label("Your account, Appliance").click()
-    page.get_by_role("button", name="Dark").click()
+    with page.expect_response("**/accounts/looks/"):
+        page.get_by_role("button", name="Dark").click()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"
     page.reload()
     assert page.evaluate("document.documentElement.dataset.theme") == "dark"

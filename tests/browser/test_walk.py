@@ -20,11 +20,12 @@ from botocore.exceptions import ClientError
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import Site, assert_accessible
-from tests.vault.serving import ROOT
+from tests.vault.serving import ROOT, wait_for
 
 pytestmark = pytest.mark.slow
 
 SLOWLY = 30_000  # milliseconds; what AWS does
+CONFIRMED = re.compile("no node answers for this key any more|the others refuse by themselves")
 REGION = "eu-west-1"
 PASSWORD = "a river of quiet paper boats"
 
@@ -147,12 +148,21 @@ def see_it_work(page: Page, site: Site, bucket: str, name: str) -> None:
     assert_accessible(page)
     dialog.get_by_role("button", name=re.compile("Disable")).click()
     expect(page.locator(".page-title")).to_contain_text("Disabled")
+    # What the page promises holds from when it says so.
+    expect(page.get_by_text(CONFIRMED)).to_be_visible()
     with pytest.raises(ClientError, match="KMS"):
         s3.get_object(Bucket=bucket, Key="o")
 
     page.get_by_role("button", name=re.compile("Enable key|Undo")).first.click()
     expect(page.locator(".page-title")).to_contain_text("Enabled", timeout=SLOWLY)
-    assert s3.get_object(Bucket=bucket, Key="o")["Body"].read() == b"as written"
+
+    def is_readable() -> bool:
+        try:
+            return s3.get_object(Bucket=bucket, Key="o")["Body"].read() == b"as written"
+        except ClientError:
+            return False
+
+    assert wait_for(is_readable), "enabled, and not readable again"
 
 
 def tab_to(page: Page, role: str, name: str) -> None:

@@ -35,6 +35,13 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+def listens(port: int) -> bool:
+    """Tell whether something listens on a loopback port."""
+    wanted = f"0100007F:{port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(line.split()[1] == wanted and line.split()[3] == "0A" for line in lines)
+
+
 def descendants(pid: int) -> set[int]:
     """Return the processes below `pid`, at any depth."""
     parents: dict[int, int] = {}

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests.vault.serving import is_alive, wait_for
+from tests.vault.serving import is_alive, listens, wait_for
 from tests.xks import world
 from tests.xks.fake_agent import FakeAgent
 from xks import tls, wire
@@ -35,15 +35,6 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def accepts(port: int) -> bool:
-    """Whether anybody listens there."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=10):
-            return True
-    except ConnectionRefusedError:
-        return False
 
 
 class Running:
@@ -115,7 +106,7 @@ def run_server(program: str = "-m", *, workers: int = 2, **environment: str) -> 
             try:
                 agent.wait_applied(1, workers=workers)
                 # A worker begins to listen only after it has its keys.
-                assert wait_for(lambda: accepts(port), 20), "no worker listens"
+                assert wait_for(lambda: listens(port), 20), "no worker listens"
                 yield Running(folder, agent, port, process)
             finally:
                 process.kill()

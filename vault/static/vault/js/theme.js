@@ -12,7 +12,7 @@ function remember(name, value) {
 async function keep() {
   const headers = { "X-CSRFToken": document.querySelector("meta[name=csrf-token]")?.content ?? "" };
   const body = new URLSearchParams({ theme: root.dataset.theme ?? "", density: root.dataset.density ?? "" });
-  const answer = await fetch("/accounts/looks/", { method: "POST", headers, body }).catch(() => null);
+  const answer = await fetch("/accounts/looks/", { method: "POST", headers, body, keepalive: true }).catch(() => null);
   if (!answer?.ok) toast("error", "Your choice could not be kept: it holds on this page only.");
 }
 
