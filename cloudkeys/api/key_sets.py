@@ -401,7 +401,9 @@ class KeySetProtection(ApiView):
                     "versions": found.versions,
                     "keys_behind": found.keys_behind,
                     "keys_with_old": found.keys_with_old,
-                    "replications": replications_of(row),
+                    "replications": replications_of(
+                        row, resident=KeySet.Protection.HSM_RESIDENT in found.versions
+                    ),
                     "keys": keys,
                 }
             ).data

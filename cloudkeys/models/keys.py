@@ -144,6 +144,8 @@ class CloudKey(models.Model):
             # Whole: SQLite uses an index with a condition only where the query spells it without parameters.
             models.Index(fields=["vault", "pointer_state", "id"], name="cloud_key_vault_pointer"),
             models.Index(fields=["vault", "state", "delete_after", "id"], name="cloud_key_vault_deletion"),
+            # Which regions there are, found by leaps (cloudkeys/services/regions.py).
+            models.Index(fields=["vault", "region"], name="cloud_key_vault_region"),
             models.Index(fields=["external_key_id"], name="cloud_key_external_id"),
             models.Index(fields=["kms_key_id"], name="cloud_key_kms_id"),
             models.Index(fields=["vault", "state", "name", "id"], name="cloud_key_vault_state"),

@@ -82,15 +82,22 @@ def check_replication(wanted: str, protection: str, connection: HsmConnection | 
         )
 
 
-def replications_of(key_set: KeySet) -> dict[str, int]:
-    """Live keys of this set inside HSMs, by how they got to the members; the wrapping key of its KEK is one of them."""
-    resident = HsmKey.objects.filter(
+def replications_of(key_set: KeySet, *, resident: bool = True) -> dict[str, int]:
+    """Live keys of this set inside HSMs, by how they got to the members; the wrapping key of its KEK is one of them.
+
+    `resident`: False when the caller knows that no version of the set is in an HSM, and spares the search among all of them.
+    """
+    found = _resident_replications(key_set) if resident else {}
+    if key_set.hsm_key is not None:
+        found[key_set.hsm_key.replication] = found.get(key_set.hsm_key.replication, 0) + 1
+    return found
+
+
+def _resident_replications(key_set: KeySet) -> dict[str, int]:
+    rows = HsmKey.objects.filter(
         key_version__cloud_key__key_set=key_set,
         key_version__cloud_key__kind=CloudKey.Kind.USER,
         key_version__destroyed_at=None,
         destroyed_at=None,
     )
-    found = dict(resident.order_by().values_list("replication").annotate(Count("pk")))
-    if key_set.hsm_key is not None:
-        found[key_set.hsm_key.replication] = found.get(key_set.hsm_key.replication, 0) + 1
-    return found
+    return dict(rows.order_by().values_list("replication").annotate(Count("pk")))

@@ -313,11 +313,18 @@ def protections_of(key_set: KeySet) -> Protections:
     """Count by protection; the keys themselves are those of :func:`keys_with_old_versions`."""
     live = KeyVersion.objects.filter(cloud_key__key_set=key_set, destroyed_at=None)
     live = live.filter(cloud_key__kind=CloudKey.Kind.USER)
-    counted = live.order_by().values_list("protection").annotate(Count("pk"))
-    behind = live.exclude(protection=key_set.protection).filter(number=F("cloud_key__current_version"))
-    return Protections(
-        key_set.protection, dict(counted), behind.count(), keys_with_old_versions(key_set).count()
+    # One pass for both counts: a set may have 100,000 keys.
+    is_current = Q(number=F("cloud_key__current_version"))
+    counted = (
+        live.order_by()
+        .values_list("protection")
+        .annotate(all=Count("pk"), current=Count("pk", filter=is_current))
     )
+    versions, current = {}, {}
+    for name, number, in_use in counted:
+        versions[name], current[name] = number, in_use
+    behind = sum(number for name, number in current.items() if name != key_set.protection)
+    return Protections(key_set.protection, versions, behind, keys_with_old_versions(key_set).count())
 
 
 def keys_with_old_versions(key_set: KeySet) -> QuerySet[CloudKey]:

@@ -13,7 +13,7 @@ from cloudkeys.models import KeySet
 from cloudkeys.services import key_sets
 from cloudkeys.services.hsm_choice import HsmChoice, hsm_choices, why_not
 from cloudkeys.services.hsm_replication import DEVICE_BOUND, LEFT_TO_US, REPLICATED, WORDS, replications_of
-from cloudkeys.services.protection import keys_with_old_versions, protections_of
+from cloudkeys.services.protection import Protections, keys_with_old_versions, protections_of
 from cloudkeys.services.wizard import PROTECTION_FACTS, PROTECTIONS
 from vault.models import Vault
 from vault.permissions import Permission
@@ -106,8 +106,8 @@ def replication_options(form: Any) -> list[dict[str, Any]]:
     return [{"option": option, "words": WORDS[option.data["value"]][1]} for option in form["hsm_replication"]]
 
 
-def _how_they_got_there(row: KeySet) -> list[tuple[int, str]]:
-    found = replications_of(row)
+def _how_they_got_there(row: KeySet, standing: Protections) -> list[tuple[int, str]]:
+    found = replications_of(row, resident=KeySet.Protection.HSM_RESIDENT in standing.versions)
     told = (
         (REPLICATED, gettext("copied by Keystead: extractable for a moment, before first use")),
         (DEVICE_BOUND, gettext("device-bound: never extractable")),
@@ -140,15 +140,16 @@ def protection_tab(request: Any, vault: Vault, row: KeySet, context: dict[str, A
         if submit(request, form, work, target=row) is not None:
             told = gettext("Saved. New versions take it from now on; rotate keys to move what they encrypt.")
             return done(request, request.path, told)
+    standing = protections_of(row)
     old = list(keys_with_old_versions(row).order_by("name")[: MOST_KEYS + 1])
     context.update(
         form=form,
         protections=protection_options(form, form.choices),
         replications=replication_options(form),
         replication=WORDS[row.hsm_replication][0],
-        got_there=_how_they_got_there(row),
+        got_there=_how_they_got_there(row, standing),
         connections=[each for each in form.choices if each.possible],
-        standing=protections_of(row),
+        standing=standing,
         names=dict(KeySet.Protection.choices),
         old_keys=old[:MOST_KEYS],
         more_keys=len(old) > MOST_KEYS,
@@ -156,6 +157,6 @@ def protection_tab(request: Any, vault: Vault, row: KeySet, context: dict[str, A
     )
     context["counts"] = [
         (context["names"].get(name, name), number, name == row.protection)
-        for name, number in sorted(context["standing"].versions.items())
+        for name, number in sorted(standing.versions.items())
     ]
     return page(request, "cloudkeys/key_sets/protection.html", context, status=form.status)

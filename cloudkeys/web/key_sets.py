@@ -15,7 +15,6 @@ from django.utils.translation import gettext, gettext_lazy, gettext_noop
 
 from cloudkeys import naming
 from cloudkeys.api.key_sets import LISTING
-from cloudkeys.api.key_shapes import KEYS
 from cloudkeys.models import AwsStoreLink, CloudKey, KeySet, Operation, XksCredential, XksKeyStore
 from cloudkeys.schedules import parse_expiration, parse_schedule
 from cloudkeys.services import drafts, key_sets
@@ -29,6 +28,7 @@ from cloudkeys.services.wizard import (
     expiration_words,
     schedule_words,
 )
+from cloudkeys.web.cloud_keys import ROWS
 from cloudkeys.web.csp_accounts import explain_schedule, group_choices
 from cloudkeys.web.key_set_protection import protection_tab
 from cloudkeys.web.key_set_wizard import HELP, show_created
@@ -238,7 +238,7 @@ def _keys(request: Any, vault: Vault, row: KeySet) -> HttpResponse:
     found = read_list(
         request,
         rows,
-        KEYS,
+        ROWS,
         KEY_COLUMNS,
         id="key-set-keys",
         row_template="cloudkeys/key_sets/key_row.html",

@@ -245,13 +245,11 @@ def paginate(request: Request, rows: QuerySet[Any], listing: Listing, *, backwar
         )
     path = listing.orderings[public]
     limit = _limit(request, listing)
-    total = None
     with_total = single(request, "with_total")
-    if with_total is not None:
-        try:
-            total = rows.count() if parse_flag(with_total) else None
-        except ValueError as error:
-            raise wrong_parameter("with_total", str(error)) from None
+    try:
+        counted = with_total is not None and parse_flag(with_total)
+    except ValueError as error:
+        raise wrong_parameter("with_total", str(error)) from None
 
     cursor = single(request, "cursor")
     after = None if cursor is None else _read_cursor(cursor, ordering)
@@ -260,7 +258,7 @@ def paginate(request: Request, rows: QuerySet[Any], listing: Listing, *, backwar
         if len(found) > limit:
             found = found[1:]
             first, last = (_write_cursor(row, path, ordering) for row in (found[0], found[-1]))
-            return Page(found, last, total, first)
+            return Page(found, last, rows.count() if counted else None, first)
         after = None
     found = _page_rows(rows, path, descending, after, limit + 1, listing)
     next_cursor = None
@@ -268,6 +266,10 @@ def paginate(request: Request, rows: QuerySet[Any], listing: Listing, *, backwar
         found = found[:limit]
         next_cursor = _write_cursor(found[-1], path, ordering)
     previous = _write_cursor(found[0], path, ordering) if found and after is not None else None
+    total = None
+    if counted:
+        # What fits on one page is counted by what was found: a search for a part of a name reads every name once, not twice.
+        total = len(found) if after is None and next_cursor is None else rows.count()
     return Page(found, next_cursor, total, previous)
 
 

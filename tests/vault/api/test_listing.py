@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 from django.core import signing
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from tests.cast import Cast
@@ -91,6 +93,24 @@ def test_rows_that_come_and_go_between_pages(many: Cast) -> None:
 def test_total(many: Cast) -> None:
     assert many.api("owner").get(GROUPS, limit=1).json()["total"] is None
     assert many.api("owner").get(GROUPS, limit=1, with_total="true", search="Group 0").json()["total"] == 10
+    assert (
+        many.api("owner").get(GROUPS, limit=1, search="Group 0", with_total="false").json()["total"] is None
+    )
+
+
+def test_what_fits_on_one_page_is_not_counted_again(many: Cast) -> None:
+    api = many.api("owner")
+    asked = {"with_total": "true", "search": "Group 0"}
+
+    def counts(**query: Any) -> int:
+        with CaptureQueriesContext(connection) as found:
+            assert api.get(GROUPS, **asked, **query).json()["total"] == 10
+        return sum("COUNT(*)" in one["sql"] for one in found)
+
+    assert counts(limit=10) == 0
+    assert counts(limit=9) == 1
+    cursor = api.get(GROUPS, **asked, limit=9).json()["next_cursor"]
+    assert counts(limit=9, cursor=cursor) == 1
 
 
 @pytest.mark.parametrize(
