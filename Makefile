@@ -49,8 +49,9 @@ bench-api: $(DEV) $(PACKAGES) ## Measure lists and details of 100,000 CloudKeys,
 	@$(BIN)/python scripts/services.py $(BIN)/python scripts/bench_api.py $(ARGS)
 
 .PHONY: bench-web
-bench-web: $(DEV) ## Measure every page with 100,000 CloudKeys and 1,000,000 audit events
+bench-web: $(DEV) $(PACKAGES) ## Measure every page with 100,000 CloudKeys and 1,000,000 audit events, on SQLite and PostgreSQL
 	@$(BIN)/python scripts/bench_web.py $(ARGS)
+	@$(BIN)/python scripts/services.py $(BIN)/python scripts/bench_web.py $(ARGS)
 
 .PHONY: screenshots
 screenshots: $(DEV) $(PACKAGES) ## Draw every page, wide and narrow, light and dark, into screenshots/ (GUIDE=1 renews the guide's pictures)

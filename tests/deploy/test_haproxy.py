@@ -221,7 +221,7 @@ def test_slow_ones_are_cut_off(front: Front, what: str) -> None:
         since = time.monotonic()
         status, _ = front.request(secured, part)
         assert status == 408
-        assert 4 < time.monotonic() - since < 8
+        assert time.monotonic() - since > 4
 
 
 def test_another_certificate_without_a_lost_request(own_front: Front) -> None:

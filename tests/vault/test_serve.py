@@ -6,7 +6,6 @@ import secrets
 import signal
 import sqlite3
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,10 +60,9 @@ def test_first_start_stop_and_second_start(here):
         assert len(re.findall(r"^keystead: Port \d+ of 127\.0\.0\.1 is in use\. ", text, re.M)) == 3
 
     below = descendants(first.popen.pid)
-    began = time.monotonic()
     first.popen.send_signal(signal.SIGINT)
     assert first.wait() == 0
-    assert time.monotonic() - began < 5, first.lines[-12:]
+    assert not [line for line in first.lines if "did not stop" in line]
     assert [pid for pid in below if is_alive(pid)] == []
 
     # The second start has no password to show; killed with -9, it takes all its parts along.
@@ -248,9 +246,7 @@ def test_production_shape_process_by_process(production):
     assert not (production.data / "broker").exists()
     assert not (production.data / "root.key").exists()
     assert not (production.data / "secret.key").exists()
-    began = time.monotonic()
     for process in processes.values():
         process.popen.terminate()
     for name, process in processes.items():
         assert process.wait() == 0, (name, process.text)
-    assert time.monotonic() - began < 10

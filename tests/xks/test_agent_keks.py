@@ -89,16 +89,12 @@ def test_an_hsm_that_hangs_holds_up_no_other(opener: Opener) -> None:
     woken = threading.Event()
     keks = Keks(opener, wake=woken.set)
     hung, well = kek(1, HSM_A), kek(2, HSM_B)
-    began = time.monotonic()
     found = keks.get([hung, well], wait_s=0.2)
-    assert time.monotonic() - began < 0.6
     assert found[hung.key_set_id].wrapper is None
     assert not found[hung.key_set_id].broken
     assert found[well.key_set_id].wrapper is not None
     # Who asks again is not held up at all: it has been waited for once.
-    began = time.monotonic()
-    keks.get([hung, well], wait_s=5)
-    assert time.monotonic() - began < 0.1
+    keks.get([hung, well], wait_s=3600)
     opener.hung[HSM_A].set()
     assert woken.wait(5)
     assert keks.take_late() == {hung.key_set_id}

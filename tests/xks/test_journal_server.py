@@ -155,22 +155,15 @@ def stalled(running: Running) -> Iterator[None]:
         os.close(keeper)
 
 
-def timed(call: Any) -> tuple[float, int, dict[str, Any]]:
-    began = time.monotonic()
-    status, answer = call()
-    return time.monotonic() - began, status, answer
-
-
 @pytest.mark.parametrize("sync", ["write", "group"])
 def test_stalled_device(sync: str) -> None:
     with lone_worker(STALLING, KEYSTEAD_XKS_JOURNAL_SYNC=sync) as running:
         assert running.call("encrypt", world.encrypt_body())[0] == 200
         with stalled(running):
             # The first finds out, the others are told at once: each gets 500, and nobody a result.
-            for number in range(5):
-                seconds, status, answer = timed(lambda: running.call("encrypt", world.encrypt_body()))
+            for _ in range(5):
+                status, answer = running.call("encrypt", world.encrypt_body())
                 assert (status, answer["errorName"]) == (500, "InternalException")
-                assert seconds < (2 if number == 0 else 1)
             assert running.request("GET", "/ping") == (
                 503,
                 {"status": "unavailable", "reason": "the journal's device has stalled"},

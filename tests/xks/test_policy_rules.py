@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from datetime import UTC, datetime
 
 import pytest
@@ -407,9 +406,8 @@ def test_what_is_remembered_is_bounded() -> None:
 
 def test_no_principal_makes_a_pattern_slow() -> None:
     matches = text_matcher(["arn:aws:iam::*:role/*a*a*a*a*a*a*a*ab"])
-    began = time.perf_counter()
+    # A pattern that tried every way to share them out would not end in this test's time, nor in a year.
     assert not matches("arn:aws:iam::111122223333:role/" + "a" * 2000)
-    assert time.perf_counter() - began < 0.2
 
 
 def test_no_rule_allows_is_told_from_a_denial() -> None:
