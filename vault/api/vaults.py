@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -240,7 +241,24 @@ SWITCHED = {
 }
 
 
-def _switched(request: Any, action: Action, changed: vaults.VaultChanged) -> Response:
+_SWITCH: dict[str, Any] = {
+    "tag": TAG,
+    "request": ReasonSerializer,
+    "response": VaultSwitchedSerializer,
+    "example": SWITCHED,
+    "if_match": "optional",
+    "errors": (404, 409),
+    "etag": True,
+}
+"""What the four acts on a whole vault have in common."""
+
+
+def _switch(
+    request: Any, act: Callable[..., vaults.VaultChanged], action: Action, vault_id: UUID
+) -> Response:
+    """Carry one of them out for the reason given, and answer with how far the data plane has followed."""
+    reason = request.data_in["reason"]
+    changed = act(request.actor, vault_id, reason=reason, expected_revision=request.expected)
     confirmation = confirm_switch(request.actor, action, changed.vault, changed.generation)
     body = {"vault": VaultSerializer(changed.vault).data, "confirmation": confirmation_data(confirmation)}
     return detail(changed.vault, body)
@@ -254,22 +272,12 @@ class VaultDisable(ApiView):
         summary="Disable a vault",
         description="From now on every use of every key of this vault is refused, and its keys, stores and accounts "
         "cannot be changed. Answers once the data plane has confirmed, after 2 seconds at most. For appliance admins.",
-        tag=TAG,
-        request=ReasonSerializer,
         request_example={"reason": "Contract ended"},
-        response=VaultSwitchedSerializer,
-        example=SWITCHED,
-        if_match="optional",
-        errors=(404, 409),
-        etag=True,
+        **_SWITCH,
     )
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Disable a vault."""
-        reason = request.data_in["reason"]
-        changed = vaults.disable_vault(
-            request.actor, vault_id, reason=reason, expected_revision=request.expected
-        )
-        return _switched(request, Action.VAULT_DISABLE, changed)
+        return _switch(request, vaults.disable_vault, Action.VAULT_DISABLE, vault_id)
 
 
 class VaultEnable(ApiView):
@@ -279,22 +287,12 @@ class VaultEnable(ApiView):
         "vaults_enable",
         summary="Enable a vault",
         description="Its keys serve again, each as its own state says. For appliance admins; may need another person's approval.",
-        tag=TAG,
-        request=ReasonSerializer,
         request_example={"reason": "Contract renewed"},
-        response=VaultSwitchedSerializer,
-        example=SWITCHED,
-        if_match="optional",
-        errors=(404, 409),
-        etag=True,
+        **_SWITCH,
     )
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Enable a vault."""
-        reason = request.data_in["reason"]
-        changed = vaults.enable_vault(
-            request.actor, vault_id, reason=reason, expected_revision=request.expected
-        )
-        return _switched(request, Action.VAULT_ENABLE, changed)
+        return _switch(request, vaults.enable_vault, Action.VAULT_ENABLE, vault_id)
 
 
 class VaultBlock(ApiView):
@@ -305,22 +303,12 @@ class VaultBlock(ApiView):
         summary="Block a vault",
         description="From now on the data plane refuses every use of every key of this vault. Nothing else changes, neither here nor in "
         "AWS. Answers once the data plane has confirmed, after 2 seconds at most. For the vault's admins.",
-        tag=TAG,
-        request=ReasonSerializer,
         request_example={"reason": "Incident 4711"},
-        response=VaultSwitchedSerializer,
-        example=SWITCHED,
-        if_match="optional",
-        errors=(404, 409),
-        etag=True,
+        **_SWITCH,
     )
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Block a vault."""
-        reason = request.data_in["reason"]
-        changed = vaults.block_vault(
-            request.actor, vault_id, reason=reason, expected_revision=request.expected
-        )
-        return _switched(request, Action.VAULT_BLOCK, changed)
+        return _switch(request, vaults.block_vault, Action.VAULT_BLOCK, vault_id)
 
 
 class VaultUnblock(ApiView):
@@ -330,19 +318,9 @@ class VaultUnblock(ApiView):
         "vaults_unblock",
         summary="Unblock a vault",
         description="Undo *block*: keys serve again, each as its own state says. May need another person's approval.",
-        tag=TAG,
-        request=ReasonSerializer,
         request_example={"reason": "Incident 4711 is over"},
-        response=VaultSwitchedSerializer,
-        example=SWITCHED,
-        if_match="optional",
-        errors=(404, 409),
-        etag=True,
+        **_SWITCH,
     )
     def post(self, request: Any, vault_id: UUID) -> Response:
         """Unblock a vault."""
-        reason = request.data_in["reason"]
-        changed = vaults.unblock_vault(
-            request.actor, vault_id, reason=reason, expected_revision=request.expected
-        )
-        return _switched(request, Action.VAULT_UNBLOCK, changed)
+        return _switch(request, vaults.unblock_vault, Action.VAULT_UNBLOCK, vault_id)

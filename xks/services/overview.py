@@ -12,7 +12,7 @@ from django.db.models import Count, Q, Sum
 from django.utils import timezone
 
 from cloudkeys.models import AwsStoreLink, CloudKey, CspAccount, KeySet, XksKeyStore
-from cloudkeys.services.moments import count_by_day
+from cloudkeys.services.moments import keys_due_by_day
 from vault.actors import Actor
 from vault.models import Vault
 from vault.permissions import Permission
@@ -159,21 +159,11 @@ def due_days(vault: Vault, now: datetime, zone: str, days: int = DAYS_AHEAD) -> 
     """Rotations and expiries by day, today and `days` more. Two queries, whatever number of keys."""
     tz = ZoneInfo(zone)
     today = now.astimezone(tz).date()
-    end = datetime.combine(today + timedelta(days=days + 1), datetime.min.time(), tzinfo=tz)
-    keys = CloudKey.objects.filter(
-        vault=vault, kind=CloudKey.Kind.USER, state=CloudKey.State.ENABLED
-    ).order_by()
-    found: dict[str, Counter[date]] = {}
-    for name, rows in (
-        ("next_rotation_at", keys.filter(next_rotation_at__lt=end)),
-        ("expires_at", keys.filter(expires_at__lt=end, expired_at=None)),
-    ):
-        by_day: Counter[date] = Counter()
-        for day, count in count_by_day(rows, name, tz).items():
-            by_day[max(day, today)] += count
-        found[name] = by_day
+    rotations, ends = (
+        keys_due_by_day(vault, name, today, days, tz) for name in ("next_rotation_at", "expires_at")
+    )
     return [
-        DueDay(day, found["next_rotation_at"][day], found["expires_at"][day])
+        DueDay(day, rotations[day], ends[day])
         for day in (today + timedelta(days=number) for number in range(days + 1))
     ]
 
