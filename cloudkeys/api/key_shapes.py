@@ -316,6 +316,7 @@ KEYS = Listing(
         replace(
             text("search", (), "Part of the name; or the whole external key id, KMS key id or ARN."),
             apply=_search,
+            scans=True,
         ),
         choice("state", "state", CloudKey.State.values, "Our state."),
         choice(

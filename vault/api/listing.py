@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from django.core import signing
-from django.db.models import Field, Model, Q, QuerySet
+from django.db.models import Count, Field, Model, Q, QuerySet, Window
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 from rest_framework.request import Request
@@ -29,7 +29,10 @@ _CURSOR_SALT = "keystead.api.cursor"
 
 @dataclass(frozen=True)
 class Filter:
-    """One query parameter. `parse` turns text into a value (ValueError says what is wrong), `apply` narrows the rows."""
+    """One query parameter. `parse` turns text into a value (ValueError says what is wrong), `apply` narrows the rows.
+
+    `scans`: no index answers it, so that the database looks at every row; a first page is then found and counted in one pass.
+    """
 
     name: str
     help: str
@@ -38,6 +41,7 @@ class Filter:
     schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
     many: bool = False
     example: Any = None
+    scans: bool = False
 
 
 def _lookup(lookup: str) -> Callable[[QuerySet[Any], list[Any]], QuerySet[Any]]:
@@ -260,14 +264,18 @@ def paginate(request: Request, rows: QuerySet[Any], listing: Listing, *, backwar
             first, last = (_write_cursor(row, path, ordering) for row in (found[0], found[-1]))
             return Page(found, last, rows.count() if counted else None, first)
         after = None
-    found = _page_rows(rows, path, descending, after, limit + 1, listing)
+    total = None
+    scans = any(spec.scans and spec.name in request.query_params for spec in listing.filters)
+    if counted and scans and after is None and _can_count(rows, path, listing):
+        found, total = _found_and_counted(rows, path, descending, limit + 1, listing)
+    else:
+        found = _page_rows(rows, path, descending, after, limit + 1, listing)
     next_cursor = None
     if len(found) > limit:
         found = found[:limit]
         next_cursor = _write_cursor(found[-1], path, ordering)
     previous = _write_cursor(found[0], path, ordering) if found and after is not None else None
-    total = None
-    if counted:
+    if counted and total is None:
         # What fits on one page is counted by what was found: a search for a part of a name reads every name once, not twice.
         total = len(found) if after is None and next_cursor is None else rows.count()
     return Page(found, next_cursor, total, previous)
@@ -350,9 +358,30 @@ def _fetch(rows: QuerySet[Any], count: int, listing: Listing) -> list[Any]:
     """The first `count` of ordered rows."""
     if listing.fetch is None:
         return list(rows[:count])
-    keys = list(rows.select_related(None).prefetch_related(None).values_list("pk", flat=True)[:count])
-    by_key = listing.fetch().in_bulk(keys) if keys else {}
+    return _rows_of(
+        list(rows.select_related(None).prefetch_related(None).values_list("pk", flat=True)[:count]), listing
+    )
+
+
+def _rows_of(keys: list[Any], listing: Listing) -> list[Any]:
+    by_key = listing.fetch().in_bulk(keys) if keys and listing.fetch is not None else {}
     return [by_key[key] for key in keys if key in by_key]
+
+
+def _can_count(rows: QuerySet[Any], path: str, listing: Listing) -> bool:
+    """Whether one statement answers the whole order: rows without a value (NULL) take a second one."""
+    by_key = path in ("pk", rows.model._meta.pk.name)  # type: ignore[union-attr]
+    return listing.fetch is not None and not by_key and not _model_field(rows.model, path).null
+
+
+def _found_and_counted(
+    rows: QuerySet[Any], path: str, descending: bool, count: int, listing: Listing
+) -> tuple[list[Any], int]:
+    """The first `count` rows, and how many there are in all, in one pass over them."""
+    sign = "-" if descending else ""
+    ordered = rows.select_related(None).prefetch_related(None).order_by(sign + path, f"{sign}pk")
+    found = list(ordered.annotate(in_all=Window(Count("*"))).values_list("pk", "in_all")[:count])
+    return _rows_of([key for key, _ in found], listing), found[0][1] if found else 0
 
 
 def _after(path: str, descending: bool, value: Any, key: Any, *, by_key: bool) -> Q:

@@ -168,6 +168,28 @@ def test_total_and_link_header(cast: Cast, api: ApiClient) -> None:
     assert api.get(KEYS).json()["total"] is None
 
 
+@pytest.mark.parametrize(
+    "ordering", ["name", "-name", "state", "created_at", "next_rotation_at", "-expires_at"]
+)
+def test_a_search_tells_how_many_there_are(cast: Cast, api: ApiClient, ordering: str) -> None:
+    many_keys(owned_key_set(cast), 12)
+    plain = api.get(KEYS, limit="5", ordering=ordering, search="KEY-0").json()
+    asked = {"limit": "5", "ordering": ordering, "search": "KEY-0", "with_total": "true"}
+    first = api.get(KEYS, **asked).json()
+    assert first["items"] == plain["items"]
+    assert (first["total"], len(first["items"])) == (12, 5)
+    assert api.get(KEYS, **asked, cursor=first["next_cursor"]).json()["total"] == 12
+    none = api.get(KEYS, **{**asked, "search": "nothing"}).json()
+    assert (none["total"], none["items"], none["next_cursor"]) == (0, [], None)
+
+
+def test_a_search_reads_every_name_once(cast: Cast, api: ApiClient) -> None:
+    many_keys(owned_key_set(cast), 12)
+    with CaptureQueriesContext(connection) as asked:
+        assert api.get(KEYS, limit="5", search="key-0", with_total="true").json()["total"] == 12
+    assert len([one for one in asked if "LIKE" in one["sql"]]) == 1
+
+
 QUERIES = {
     "cloud-keys": "cloud-keys",
     "ordered": "cloud-keys?ordering=-next_rotation_at",
