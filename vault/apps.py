@@ -11,5 +11,5 @@ class VaultConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Import the checks, so that every management command runs them."""
-        from vault import checks  # noqa: F401  (importing registers them)
+        """Import checks and look-ups, so that every management command has them."""
+        from vault import checks, lookups  # noqa: F401  (importing registers them)

@@ -225,7 +225,7 @@ def _search(rows: QuerySet[Any], values: list[Any]) -> QuerySet[Any]:
     if wanted.startswith("arn:"):
         exact |= Q(kms_key_id=wanted.rpartition("/")[2], kms_key_arn=wanted)
     by_name, by_id = (
-        Q(name__icontains=wanted),
+        Q(name__holds=wanted),
         list(CloudKey.objects.filter(exact).values_list("pk", flat=True)),
     )
     return rows.filter(by_name | Q(pk__in=by_id) if by_id else by_name)

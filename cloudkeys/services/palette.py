@@ -109,7 +109,7 @@ def _by_name(keys: QuerySet[CloudKey], name: str, limit: int) -> dict[UUID, int]
     else:
         beginning = by_name.filter(name__startswith=name)
     ranks: dict[UUID, int] = {}
-    for rows in (exact, beginning, by_name.filter(name__icontains=name)):
+    for rows in (exact, beginning, by_name.filter(name__holds=name)):
         if len(ranks) < limit:
             for pk, text in rows.values_list("pk", "name")[:limit]:
                 ranks.setdefault(pk, _rank(text, name))
